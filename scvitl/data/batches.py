@@ -1,0 +1,101 @@
+"""Counts as CSR on the device; minibatches are gathered and densified there."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..models.cells import Cells
+from .counts import find_counts
+from .schema import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import anndata as ad
+    from torch import Tensor
+
+    from .schema import Schema
+
+
+class Store:
+    """All cells of an AnnData as a schema reads them, ready to be gathered on a device.
+
+    Parameters
+    ----------
+    adata
+        Cells to load. Their genes are put into the order of the schema.
+    schema
+        What the columns mean.
+    device
+        Where the counts live and the minibatches are made.
+    whole
+        Whether the values must be whole numbers.
+    """
+
+    def __init__(self, adata: ad.AnnData, schema: Schema, *, device: str = "cpu", whole: bool = True) -> None:
+        codes = encode(adata, schema)
+        counts = find_counts(adata, schema.layer, whole=whole)
+        if codes.genes is not None:
+            counts = counts[:, codes.genes]
+        library = np.log(counts.sum(1, dtype=np.float64) if codes.size_factor is None else codes.size_factor)
+
+        def to(values: np.ndarray, dtype: torch.dtype) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).to(device, dtype)
+
+        self.names = adata.obs_names
+        self.n_cells, self.n_genes = counts.shape
+        self.device = torch.device(device)
+        self.indptr = to(counts.indptr, torch.int64)
+        self.indices = to(counts.indices, torch.int32)
+        self.values = to(counts.data, torch.float32)
+        self.library = to(np.asarray(library).reshape(-1, 1), torch.float32)
+        self.batch = to(codes.batch, torch.int64)
+        self.labels = to(codes.labels, torch.int64)
+        self.categorical = to(codes.categorical, torch.int64)
+        self.continuous = to(codes.continuous, torch.float32)
+
+    def gather(self, index: Tensor) -> Cells:
+        """The cells at ``index`` (B,), on the device, with dense counts (B, G)."""
+        index = index.to(self.device)
+        start = self.indptr[index]
+        length = self.indptr[index + 1] - start
+        row = torch.repeat_interleave(
+            torch.arange(len(index), device=self.device), length
+        )  # (n,) row of each value
+        before = torch.cumsum(length, 0) - length
+        at = (
+            torch.arange(len(row), device=self.device) + (start - before)[row]
+        )  # (n,) place of each value in the CSR
+        x = torch.zeros(len(index) * self.n_genes, device=self.device)
+        x[row * self.n_genes + self.indices[at]] = self.values[at]
+        return Cells(
+            x.view(len(index), self.n_genes),
+            self.library[index],
+            self.batch[index],
+            self.labels[index],
+            self.categorical[index],
+            self.continuous[index],
+        )
+
+
+def minibatches(index: Tensor, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:
+    """Split ``index`` into minibatches, shuffled if a generator is given.
+
+    A trailing minibatch of a single cell, for which batch norm has no variance, joins the one before it.
+    """
+    if generator is not None:
+        index = index[torch.randperm(len(index), generator=generator)]
+    for start, stop in bounds(len(index), batch_size):
+        yield index[start:stop]
+
+
+def bounds(n: int, batch_size: int) -> list[tuple[int, int]]:
+    """Start and stop of every minibatch of ``n`` cells."""
+    starts = list(range(0, n, batch_size))
+    if len(starts) > 1 and n - starts[-1] == 1:
+        starts.pop()
+    return list(pairwise([*starts, n]))

@@ -1,0 +1,8 @@
+"""Small data sets that come with the package and need no network."""
+
+from __future__ import annotations
+
+from ._pbmc import pbmc
+from ._toy import toy
+
+__all__ = ["pbmc", "toy"]

@@ -1,0 +1,11 @@
+"""Log-likelihoods of counts, summed over the genes of a cell, with their gradients.
+
+Every module has one function, ``log_likelihood(x, ...)``. ``x`` has shape (B, G); the parameters broadcast
+against it and may carry leading dimensions of Monte-Carlo samples: (S, B, G) gives (S, B).
+"""
+
+from __future__ import annotations
+
+from . import nb, normal, poisson, zinb
+
+__all__ = ["nb", "normal", "poisson", "zinb"]

@@ -1,0 +1,157 @@
+"""Building blocks that the models share: dropout with a private generator, fully connected stacks, encoders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+MIN_VARIANCE = 1e-4  # of a posterior; keeps the KL finite when a variance head runs away
+
+VARIANCE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "exp": torch.exp,
+    "softplus": F.softplus,
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+}
+
+
+class Dropout(nn.Module):
+    """Inverted dropout that draws from the generator it is handed, so that no global random state moves."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=generator)
+        return x * kept.div_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class Layer(nn.Module):
+    """Linear, batch norm, layer norm, activation, dropout, in this order; all but the first optional."""
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        dropout_rate: float = 0.1,
+        use_batch_norm: bool = True,
+        use_layer_norm: bool = False,
+        use_activation: bool = True,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_in, n_out, bias=bias)
+        self.batch_norm = nn.BatchNorm1d(n_out, momentum=0.01, eps=1e-3) if use_batch_norm else None
+        self.layer_norm = nn.LayerNorm(n_out, elementwise_affine=False) if use_layer_norm else None
+        self.use_activation = use_activation
+        self.dropout = Dropout(dropout_rate)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        h = self.linear(x)  # (..., B, n_out)
+        if self.batch_norm is not None:
+            # Batch norm takes (N, n_out); with Monte-Carlo samples (S, B, n_out) the model is in eval mode, where
+            # it is the same affine map for every row.
+            h = self.batch_norm(h.flatten(0, -2)).view(h.shape)
+        if self.layer_norm is not None:
+            h = self.layer_norm(h)
+        if self.use_activation:
+            h = torch.relu(h)
+        return self.dropout(h, generator)
+
+
+class FullyConnected(nn.Module):
+    """Layers n_in -> n_hidden -> ... -> n_out, with covariates appended to the input of the first or of each.
+
+    What is not named here goes to every `Layer`.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        n_covariates: int = 0,
+        n_layers: int = 1,
+        n_hidden: int = 128,
+        inject_covariates: bool = True,
+        **layer,
+    ) -> None:
+        super().__init__()
+        self.injected = [i == 0 or inject_covariates for i in range(n_layers)]
+        widths = [n_in, *[n_hidden] * (n_layers - 1), n_out]
+        inputs = [
+            width + n_covariates * injected for width, injected in zip(widths, self.injected, strict=False)
+        ]
+        self.layers = nn.ModuleList(Layer(*sizes, **layer) for sizes in zip(inputs, widths[1:], strict=True))
+
+    def forward(self, x: Tensor, covariates: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Map ``x`` (..., B, n_in) with ``covariates`` (B, n_covariates) to (..., B, n_out)."""
+        for layer, injected in zip(self.layers, self.injected, strict=True):
+            x = layer(append(x, covariates) if injected else x, generator)
+        return x
+
+
+class Encoder(nn.Module):
+    """Mean and variance of the normal posterior of ``n_out`` latent variables."""
+
+    def __init__(self, n_in: int, n_out: int, *, n_hidden: int, var_activation: str, **stack) -> None:
+        super().__init__()
+        self.hidden = FullyConnected(n_in, n_hidden, n_hidden=n_hidden, **stack)
+        self.mean = nn.Linear(n_hidden, n_out)
+        self.variance = nn.Linear(n_hidden, n_out)
+        self.activation = VARIANCE_ACTIVATIONS[var_activation]
+
+    def forward(
+        self, x: Tensor, covariates: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Map ``x`` (B, n_in) to the mean and variance, each (B, n_out)."""
+        h = self.hidden(x, covariates, generator)  # (B, H)
+        return self.mean(h), self.activation(self.variance(h)) + MIN_VARIANCE
+
+
+def append(x: Tensor, columns: Tensor) -> Tensor:
+    """Append ``columns`` (B, c) to ``x`` (..., B, n), repeated over the sample dimensions of ``x``."""
+    if columns.shape[-1] == 0:
+        return x
+    return torch.cat([x, columns.expand(*x.shape[:-1], -1)], dim=-1)
+
+
+def one_hot(codes: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """One-hot columns of several categorical covariates side by side, (B, sum of sizes).
+
+    A covariate with a single category carries no information and gets no column.
+    """
+    columns = [F.one_hot(code, size).float() for code, size in zip(codes, sizes, strict=True) if size > 1]
+    return (
+        torch.cat(columns, dim=-1) if columns else codes[0].new_zeros((len(codes[0]), 0), dtype=torch.float32)
+    )
+
+
+def sample_normal(
+    mean: Tensor, variance: Tensor, n_samples: int | None, generator: torch.Generator | None
+) -> Tensor:
+    """Reparametrised draws, (B, D), or (S, B, D) when ``n_samples`` is given."""
+    shape = mean.shape if n_samples is None else (n_samples, *mean.shape)
+    noise = torch.randn(shape, generator=generator, device=mean.device, dtype=mean.dtype)
+    return mean + variance.sqrt() * noise
+
+
+def kl_normal(
+    mean: Tensor, variance: Tensor, prior_mean: Tensor | float = 0.0, prior_variance: Tensor | float = 1.0
+) -> Tensor:
+    """KL divergence between diagonal normals, summed over the last dimension."""
+    ratio = variance / prior_variance
+    return 0.5 * (ratio + (mean - prior_mean) ** 2 / prior_variance - 1 - torch.log(ratio)).sum(-1)

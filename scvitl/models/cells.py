@@ -1,0 +1,21 @@
+"""What a model sees of a minibatch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """B cells with their counts and covariates on the device of the model."""
+
+    x: Tensor  # (B, G) counts
+    library: Tensor  # (B, 1) log of the total counts, or of the size factor where one was given
+    batch: Tensor  # (B,) codes
+    labels: Tensor  # (B,) codes
+    categorical: Tensor  # (B, C) codes, a column per categorical covariate
+    continuous: Tensor  # (B, c)

@@ -1,0 +1,192 @@
+"""A fitted model as plain arrays and JSON in ``adata.uns``, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from . import _checks
+from .data.schema import Schema
+
+if TYPE_CHECKING:
+    import anndata as ad
+    from torch import nn
+
+    from .data.batches import Store
+
+FORMAT = 1  # of what is in uns; a reader of a later format can tell
+
+ARCHITECTURE = (
+    "n_hidden",
+    "n_latent",
+    "n_layers",
+    "dropout_rate",
+    "dispersion",
+    "gene_likelihood",
+    "latent_distribution",
+    "log_variational",
+    "encode_covariates",
+    "deeply_inject_covariates",
+    "batch_representation",
+    "embedding_dim",
+    "use_batch_norm",
+    "use_layer_norm",
+    "use_observed_lib_size",
+    "var_activation",
+)  # arguments of a model; the sizes follow from the schema
+
+
+@dataclass(frozen=True, repr=False)
+class FittedModel:
+    """A trained model with what is needed to use it on cells.
+
+    Attributes
+    ----------
+    module
+        The torch module, on the CPU and in evaluation mode.
+    schema
+        Genes and columns that it was fitted to.
+    params
+        Options of the call and facts about the run.
+    history
+        One row per epoch.
+    """
+
+    module: nn.Module
+    schema: Schema
+    params: dict[str, Any]
+    history: pd.DataFrame
+
+    def __repr__(self) -> str:
+        return summary(self)
+
+
+def to_uns(model: FittedModel) -> dict[str, Any]:
+    """What goes into ``uns[key]``: scalars, text, a frame and float32 arrays, nothing that a file cannot hold."""
+    set_ = {name: value for name, value in model.params.items() if value is not None and not _is_empty(value)}
+    return {
+        "params": {name: _storable(value) for name, value in set_.items()},
+        "schema": model.schema.to_json(),
+        "history": model.history.copy(),
+        "weights": {name: tensor.cpu().numpy().copy() for name, tensor in _weights(model.module)},
+    }
+
+
+def from_uns(adata: ad.AnnData, key: str) -> FittedModel:
+    """The model that `to_uns` put into ``adata.uns[key]``."""
+    import torch
+
+    saved = record(adata, key)
+    params = {name: _plain(value) for name, value in saved["params"].items()}
+    if params["format"] > FORMAT:
+        msg = f"adata.uns[{key!r}] was written by a newer version of scvitl ({params['version']}): update scvitl to read it."
+        raise ValueError(msg)
+    schema = Schema.from_json(str(saved["schema"]))
+    module = build(params, schema, random_state=0)
+    state = dict(_weights(module))
+    weights = {
+        name: torch.from_numpy(np.array(value, np.float32)) for name, value in saved["weights"].items()
+    }
+    if {name: tuple(t.shape) for name, t in state.items()} != {
+        name: tuple(t.shape) for name, t in weights.items()
+    }:
+        msg = (
+            f"the weights in adata.uns[{key!r}] do not fit the model that its params describe; fit it again."
+        )
+        raise ValueError(msg)
+    module.load_state_dict(weights, strict=False)
+    return FittedModel(module.eval(), schema, params, pd.DataFrame(saved["history"]))
+
+
+def load(adata: ad.AnnData, model: FittedModel) -> Store:
+    """The cells of ``adata`` as ``model`` reads them."""
+    from .data.batches import Store
+
+    return Store(adata, model.schema, whole=model.params["gene_likelihood"] != "normal")
+
+
+def build(params: dict[str, Any], schema: Schema, *, random_state: int, **priors) -> nn.Module:
+    """A new module for ``schema``, with initial weights drawn from ``random_state`` and no global state moved."""
+    import torch
+
+    from .models import VAE
+
+    def size(category) -> int:
+        return 1 if category is None else len(category.categories)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random_state)
+        return VAE(
+            len(schema.genes),
+            n_batch=size(schema.batch),
+            n_labels=size(schema.labels),
+            n_categories=[size(category) for category in schema.categorical],
+            n_continuous=len(schema.continuous),
+            use_size_factor=schema.size_factor is not None,
+            **{name: params[name] for name in ARCHITECTURE},
+            **priors,
+        )
+
+
+def summary(model: FittedModel) -> str:
+    """What a person wants to know of a model, in a few lines."""
+    p, schema, batch = model.params, model.schema, model.schema.batch
+    n_weights = sum(weight.numel() for weight in model.module.parameters())
+    covariates = [covariate.key for covariate in (*schema.categorical, *schema.continuous)]
+    ended = ", interrupted" if p["interrupted"] else ""
+    rows = {
+        "latent space": f"{p['n_latent']} dimensions ({p['latent_distribution']})",
+        "counts": f"{p['gene_likelihood']}, dispersion by {p['dispersion']}, from {schema.layer or 'X'}",
+        "network": f"{p['n_layers']} hidden layers of {p['n_hidden']} units, {n_weights:,} weights",
+        "batches": batch and f"{len(batch.categories)} in obs[{batch.key!r}]: {_few(batch.categories)}",
+        "covariates": _few(covariates),
+        "training": f"{p['plan']} plan, {p['epochs_run']} epochs in {p['seconds']:.0f} s on {p['device']}{ended}",
+        "held-out loss": held_out_loss(model),
+    }
+    title = f"{p['model']} model of {p['n_obs']:,} cells × {len(schema.genes):,} genes"
+    return "\n".join([title, *(f"  {name:<14} {text}" for name, text in rows.items() if text)])
+
+
+def held_out_loss(model: FittedModel) -> str | None:
+    """Negative ELBO of the held-out cells for the weights that the model has, in words."""
+    epoch = model.params.get("restored_epoch")
+    if epoch is None or "elbo_validation" not in model.history:
+        return None
+    return f"{model.history['elbo_validation'].loc[epoch]:.1f} (epoch {epoch + 1})"
+
+
+def _few(names, n: int = 6) -> str:
+    return ", ".join(names[:n]) + (f", … ({len(names)})" if len(names) > n else "")
+
+
+def record(adata: ad.AnnData, key: str) -> dict[str, Any]:
+    """What a fit left in ``adata.uns[key]``."""
+    if isinstance(adata.uns.get(key), dict) and {"weights", "schema"} <= adata.uns[key].keys():
+        return adata.uns[key]
+    found = [name for name, value in adata.uns.items() if isinstance(value, dict) and "weights" in value]
+    hint = f"Models here: {', '.join(map(repr, found))}." if found else "Fit one with scvitl.tl.scvi(adata)."
+    msg = f"no fitted model in adata.uns[{key!r}].{_checks.did_you_mean(key, found)} {hint}"
+    raise KeyError(msg)
+
+
+def _weights(module: nn.Module):
+    """Named tensors worth keeping; batch norm counts its minibatches without ever reading the count."""
+    return [(name, t) for name, t in module.state_dict().items() if not name.endswith("num_batches_tracked")]
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and not value
+
+
+def _storable(value: Any) -> Any:
+    return np.array(value, dtype=object) if isinstance(value, (list, tuple)) else value
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars and arrays, as files give them back, as Python's own."""
+    if isinstance(value, np.ndarray):
+        return value.tolist() if value.ndim else value.item()
+    return value.item() if isinstance(value, np.generic) else value

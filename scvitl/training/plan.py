@@ -1,0 +1,113 @@
+"""Schedules of training: the numbers behind ``plan="fast"`` and ``plan="reference"``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.optim.lr_scheduler import OneCycleLR
+
+from ..data.batches import bounds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+PLANS = ("fast", "reference")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the loop needs to know about when and how hard to step."""
+
+    name: str
+    max_epochs: int
+    batch_size: int
+    learning_rate: float  # the peak, where it moves
+    weight_decay: float  # L2 term in the gradient
+    n_epochs_kl_warmup: float
+    eps: float  # of Adam
+    one_cycle: bool
+    restore_best: bool
+    patience: int | None  # epochs without a better held-out ELBO before stopping; None never stops
+
+    def n_minibatches(self, n_cells: int) -> int:
+        """Minibatches of an epoch over ``n_cells`` cells."""
+        return len(bounds(n_cells, self.batch_size))
+
+    def kl_weight(self, epoch: int, share: float) -> float:
+        """Weight of the KL term in ``epoch`` (from 0) when a ``share`` of its minibatches is done."""
+        if not self.n_epochs_kl_warmup:
+            return 1.0
+        done = epoch + (share if self.one_cycle else 0.0)  # the reference holds the weight for a whole epoch
+        return min(1.0, done / self.n_epochs_kl_warmup)
+
+    def schedule(self, optimizer: Optimizer, n_steps: int) -> LRScheduler | None:
+        """One-cycle learning rate, or `None` where the rate stays as it is."""
+        if not self.one_cycle:
+            return None
+        return OneCycleLR(optimizer, self.learning_rate, total_steps=n_steps + 1)
+
+
+def resolve(
+    name: str,
+    n_cells: int,
+    *,
+    max_epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    n_epochs_kl_warmup: float | None = None,
+    early_stopping: bool = False,
+    early_stopping_patience: int = 45,
+) -> Plan:
+    """Fill in what the user left open, for ``n_cells`` cells."""
+
+    def given(value: float | None, default: float) -> float:
+        return default if value is None else value
+
+    fast = name == "fast"
+    epochs = given(max_epochs, fast_epochs(n_cells) if fast else reference_epochs(n_cells))
+    return Plan(
+        name=name,
+        max_epochs=epochs,
+        batch_size=given(batch_size, 128),
+        learning_rate=given(learning_rate, 1e-2 if fast else 1e-3),
+        weight_decay=given(weight_decay, 1e-6),
+        n_epochs_kl_warmup=given(n_epochs_kl_warmup, epochs / 20 if fast else 400),
+        eps=1e-2,
+        one_cycle=fast,
+        restore_best=fast or early_stopping,
+        patience=early_stopping_patience if early_stopping else None,
+    )
+
+
+def reference_epochs(n_cells: int) -> int:
+    """400 epochs up to 20,000 cells, then in inverse proportion."""
+    return max(1, min(round(20000 / n_cells * 400), 400))
+
+
+def fast_epochs(n_cells: int) -> int:
+    """Epochs of the fast plan."""
+    return 40
+
+
+def split(
+    n_cells: int, batch_size: int, train_size: float | None, random_state: int
+) -> tuple[Tensor, Tensor]:
+    """Cells to train on and cells held out.
+
+    The held-out cells come first in the permutation. Without a ``train_size``, 0.9 is taken, and one or two cells
+    that would make a minibatch of their own are held out too.
+    """
+    n_train = int(np.ceil((0.9 if train_size is None else train_size) * n_cells))
+    n_held_out = n_cells - n_train
+    order = np.random.RandomState(random_state).permutation(n_cells)
+    moved = n_train % batch_size if train_size is None and n_held_out else 0
+    if moved in {1, 2} and n_train > batch_size:
+        n_held_out += moved
+    order = torch.from_numpy(order)
+    return order[n_held_out:], order[:n_held_out]

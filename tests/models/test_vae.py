@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from scvitl.models import VAE, Cells
+from scvitl.models.blocks import VARIANCE_ACTIVATIONS, kl_normal, one_hot
+
+Z = torch.tensor([[0.1, -0.2, 0.3], [0, 1, -1]])
+
+
+def cells(x, batch=(0, 1), labels=(0, 0), categorical=((), ()), continuous=((), ())):
+    x = torch.tensor(x, dtype=torch.float32)
+    return Cells(
+        x,
+        x.sum(1, keepdim=True).log(),
+        torch.tensor(batch),
+        torch.tensor(labels),
+        torch.tensor(categorical, dtype=torch.int64),
+        torch.tensor(continuous, dtype=torch.float32),
+    )
+
+
+@pytest.fixture
+def two():
+    return cells([[1, 0, 3, 2], [0, 5, 0, 1]])
+
+
+def build(seed=0, **options):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VAE(4, **{"n_batch": 2, "n_latent": 3, "n_hidden": 5, **options}).eval()
+
+
+def close(value, expected):
+    torch.testing.assert_close(value.detach(), torch.tensor(expected), atol=2e-6, rtol=1e-6)
+
+
+def test_reference_weights():
+    """Initial weights in the order in which scvi-tools draws them."""
+    model = build()
+    close(model.px_r, [1.540996, -0.293429, -2.178789, 0.568431])
+    close(model.z_encoder.hidden.layers[0].linear.weight[0], [-0.044372, 0.132306, -0.151107, -0.098283])
+    close(model.decoder.heads["dropout"].bias, [-0.25968, 0.31302, -0.160758, 0.37722])
+
+
+def test_reference_inference(two):
+    latent = build().inference(two)
+    close(latent.mean[0], [-0.413936, -0.205492, 0.519051])
+    close(latent.variance[0].sqrt(), [1.141559, 0.957402, 1.271415])
+    close(latent.library.exp(), [[6.0], [6.0]])
+
+
+def test_reference_generative(two):
+    model = build()
+    p = model.generative(Z, two.library, two)
+    close(p.scale[0], [0.343129, 0.21069, 0.244708, 0.201473])
+    close(p.rate[1], [2.117578, 1.114229, 1.409396, 1.358797])
+    close(p.dropout[0], [-0.19384, 0.462975, -0.297087, 0.404353])
+    expected = -1.949687 - 0.225473 - 4.191969 - 2.744702
+    assert model.log_likelihood(two.x, p)[0].item() == pytest.approx(expected, abs=1e-5)
+    other = model.generative(Z, two.library, two, transform_batch=0)
+    close(other.rate[1], [2.108457, 1.118929, 1.434121, 1.338493])
+
+
+def test_loss_is_the_sum_of_its_parts(two):
+    loss = build().loss(two, 0.25, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(loss.total, (loss.reconstruction + 0.25 * loss.kl).mean())
+
+
+def test_kl_has_the_closed_form():
+    mean, variance = torch.tensor([[0.5], [-1]]), torch.tensor([[0.25], [2]])
+    close(kl_normal(mean, variance), [0.443147, 0.653426])
+    p, q = torch.distributions.Normal(mean, variance.sqrt()), torch.distributions.Normal(3.0, 2.0)
+    torch.testing.assert_close(
+        kl_normal(mean, variance, 3.0, 4.0), torch.distributions.kl_divergence(p, q).sum(-1)
+    )
+
+
+def test_library_kl_is_not_warmed_up(two):
+    model = build(use_observed_lib_size=False)
+    noise = torch.Generator().manual_seed(1)
+    loss = model.loss(two, 0.0, noise)
+    kl_z, kl_l = model.kl(model.inference(two), two)
+    assert (kl_l > 0).all()
+    torch.testing.assert_close(loss.total, (loss.reconstruction + kl_l).mean())
+    torch.testing.assert_close(loss.kl, kl_z + kl_l)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"gene_likelihood": name} for name in ("zinb", "nb", "poisson", "normal")),
+        *({"dispersion": name} for name in ("gene", "gene-batch", "gene-label", "gene-cell")),
+        {"latent_distribution": "ln"},
+        {"n_layers": 2, "encode_covariates": True},
+        {"n_layers": 3, "encode_covariates": True, "deeply_inject_covariates": False},
+        {"batch_representation": "embedding", "encode_covariates": True},
+        {"use_size_factor": True},
+        {"use_observed_lib_size": False, "encode_covariates": True},
+        {"log_variational": False},
+        *(
+            {"use_batch_norm": a, "use_layer_norm": b}
+            for a, b in itertools.product(("none", "both"), repeat=2)
+        ),
+        *({"var_activation": name} for name in VARIANCE_ACTIVATIONS),
+    ],
+    ids=str,
+)
+def test_every_option_trains(options):
+    """The loss has a finite gradient for every weight that exists: nothing unused is kept, nothing is detached."""
+    model = build(n_labels=2, n_categories=[3], n_continuous=1, **options).train()
+    data = cells(
+        [[1, 0, 3, 2], [0, 5, 0, 1], [2, 2, 0, 9]], (0, 1, 1), (0, 1, 0), [[0], [2], [1]], [[0.5], [-1], [2]]
+    )
+    model.loss(data, 1.0, torch.Generator().manual_seed(0)).total.backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.isfinite().all(), name
+
+
+def test_options_change_the_result(two):
+    def rate(**options):
+        return build(n_labels=2, **options).generative(Z, two.library, two)
+
+    assert rate(dispersion="gene-batch").theta.shape == (2, 4)
+    assert rate(dispersion="gene").theta.shape == (4,)
+    close(rate().scale.sum(1), [1.0, 1.0])
+    assert (rate(use_size_factor=True).scale.sum(1) != 1).all()
+    assert rate(gene_likelihood="nb").dropout is None
+    close(build(latent_distribution="ln").inference(two).z.sum(1), [1.0, 1.0])
+
+
+def test_batch_matters_only_where_it_should(two):
+    """The posterior does not see the batch unless asked to; the decoder always does."""
+    swapped = cells(two.x.tolist(), batch=(1, 0))
+    plain, encoding = build(), build(encode_covariates=True)
+    torch.testing.assert_close(plain.inference(two).mean, plain.inference(swapped).mean)
+    assert not torch.allclose(encoding.inference(two).mean, encoding.inference(swapped).mean)
+    decoded = [plain.generative(Z, two.library, data).scale for data in (two, swapped)]
+    assert not torch.allclose(*decoded)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dispersion": "gene-batch"}, {"use_observed_lib_size": False}], ids=str
+)
+def test_samples_are_decoded_like_single_draws(two, options):
+    model = build(**options)
+    latent = model.inference(two, n_samples=3, generator=torch.Generator().manual_seed(0))
+    together = model.log_likelihood(two.x, model.generative(latent.z, latent.library, two))
+    assert together.shape == (3, 2)
+    for i in range(3):
+        one = model.generative(latent.z[i], latent.library[i], two)
+        torch.testing.assert_close(together[i], model.log_likelihood(two.x, one))
+
+
+def test_noise_comes_from_the_generator_alone(two):
+    model = build(dropout_rate=0.5).train()
+    before = torch.get_rng_state()
+    first = model.loss(two, 1.0, torch.Generator().manual_seed(3)).total
+    again = model.loss(two, 1.0, torch.Generator().manual_seed(3)).total
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first == again
+
+
+def test_dropout_matches_torchs():
+    from scvitl.models.blocks import Dropout
+
+    x = torch.ones(50, 20)
+    ours = Dropout(0.3)(x, torch.Generator().manual_seed(5))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        torch.testing.assert_close(ours, torch.nn.functional.dropout(x, 0.3))
+
+
+def test_single_categories_get_no_column():
+    codes = [torch.tensor([0, 0]), torch.tensor([2, 0])]
+    assert one_hot(codes, [1, 3]).tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert one_hot(codes[:1], [1]).shape == (2, 0)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from scvitl.training.plan import reference_epochs, resolve, split
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "epochs"),
+    [
+        (100, 400),
+        (20_001, 400),
+        (25_000, 320),
+        (50_000, 160),
+        (100_000, 80),
+        (500_000, 16),
+        (1_000_000, 8),
+        (8_000_000, 1),
+    ],
+)
+def test_epochs_of_the_reference(n_cells, epochs):
+    assert reference_epochs(n_cells) == epochs
+
+
+def test_reference_numbers():
+    plan = resolve("reference", 5000)
+    assert (plan.max_epochs, plan.batch_size, plan.learning_rate, plan.weight_decay) == (400, 128, 1e-3, 1e-6)
+    assert (plan.eps, plan.n_epochs_kl_warmup, plan.one_cycle, plan.restore_best) == (1e-2, 400, False, False)
+
+
+def test_kl_weight_of_the_reference():
+    plan = resolve("reference", 5000)
+    assert [plan.kl_weight(epoch, 0.5) for epoch in (0, 100, 399, 400)] == [0, 0.25, 0.9975, 1]
+    assert resolve("reference", 5000, n_epochs_kl_warmup=0).kl_weight(0, 0) == 1
+
+
+def test_what_the_user_gives_is_taken():
+    given = {
+        "max_epochs": 7,
+        "batch_size": 64,
+        "learning_rate": 0.5,
+        "weight_decay": 0.0,
+        "n_epochs_kl_warmup": 3,
+    }
+    for name in ("fast", "reference"):
+        plan = resolve(name, 1000, **given)
+        assert {key: getattr(plan, key) for key in given} == given
+
+
+def test_early_stopping_keeps_the_best_weights():
+    plan = resolve("reference", 1000, early_stopping=True, early_stopping_patience=9)
+    assert plan.restore_best
+    assert plan.patience == 9
+    assert resolve("reference", 1000).patience is None
+
+
+def test_split_of_the_reference():
+    train, held_out = split(10, 128, None, 0)
+    assert held_out.tolist() == [2]
+    assert train.tolist() == [8, 4, 9, 1, 6, 7, 3, 0, 5]
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(129, (117, 12)), (1423, (1280, 143)), (142, (128, 14)), (5, (5, 0))]
+)
+def test_leftover_cells_are_held_out(n, sizes):
+    """Of 1423 cells, 1281 would be trained on, one more than ten minibatches."""
+    train, held_out = split(n, 128, None, 0)
+    assert (len(train), len(held_out)) == sizes
+    assert sorted(torch.cat([train, held_out]).tolist()) == list(range(n))
+
+
+def test_a_train_size_that_was_given_is_kept():
+    assert [len(part) for part in split(1423, 128, 0.9, 0)] == [1281, 142]
+    assert [len(part) for part in split(10, 4, 1.0, 0)] == [10, 0]
+
+
+def test_split_follows_the_seed_and_leaves_numpy_alone():
+    state = np.random.get_state()[1].copy()
+    assert split(50, 8, None, 1)[0].tolist() == split(50, 8, None, 1)[0].tolist()
+    assert split(50, 8, None, 1)[0].tolist() != split(50, 8, None, 2)[0].tolist()
+    assert np.array_equal(np.random.get_state()[1], state)
