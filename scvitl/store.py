@@ -139,7 +139,7 @@ def summary(model: FittedModel) -> str:
     ended = ", interrupted" if p["interrupted"] else ""
     rows = {
         "latent space": f"{p['n_latent']} dimensions ({p['latent_distribution']})",
-        "counts": f"{p['gene_likelihood']}, dispersion by {p['dispersion']}, from {schema.layer or 'X'}",
+        "counts": f"{p['gene_likelihood']}, dispersion by {p['dispersion']}, from {p.get('layer', 'X')}",
         "network": f"{p['n_layers']} hidden layers of {p['n_hidden']} units, {n_weights:,} weights",
         "batches": batch and f"{len(batch.categories)} in obs[{batch.key!r}]: {_few(batch.categories)}",
         "covariates": _few(covariates),

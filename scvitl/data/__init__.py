@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from .counts import find_counts
+from .counts import find_counts, locate
 from .schema import Category, Continuous, Schema, encode, learn
 
-__all__ = ["Category", "Continuous", "Schema", "encode", "find_counts", "learn"]
+__all__ = ["Category", "Continuous", "Schema", "encode", "find_counts", "learn", "locate"]

@@ -8,7 +8,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._checks import did_you_mean
-from .._logging import logg
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -35,8 +34,7 @@ def find_counts(adata: ad.AnnData, layer: str | None = None, *, whole: bool = Tr
     ValueError
         The values are not counts, or a cell has none.
     """
-    if layer is None and whole:
-        layer = _default_layer(adata)
+    layer = locate(adata, layer, whole=whole)
     counts = _as_csr(_matrix(adata, layer))
     problem = _problem(counts.data, whole=whole)
     if problem:
@@ -46,14 +44,13 @@ def find_counts(adata: ad.AnnData, layer: str | None = None, *, whole: bool = Tr
     return counts.astype(np.float32, copy=False)
 
 
-def _default_layer(adata: ad.AnnData) -> str | None:
-    """``None`` for ``X``, or "counts" where only that layer holds counts."""
-    if "counts" not in adata.layers or (adata.X is not None and not _problem(_values(adata.X))):
+def locate(adata: ad.AnnData, layer: str | None, *, whole: bool = True) -> str | None:
+    """The layer to take: the one asked for; else `None` for ``X``, or "counts" where only that layer holds counts."""
+    if layer is not None or not whole or "counts" not in adata.layers:
+        return layer
+    if adata.X is not None and not _problem(_values(adata.X)):
         return None
-    if _problem(_values(adata.layers["counts"])):
-        return None
-    logg.info("    adata.X does not hold counts: using adata.layers['counts']")
-    return "counts"
+    return None if _problem(_values(adata.layers["counts"])) else "counts"
 
 
 def _matrix(adata: ad.AnnData, layer: str | None):

@@ -24,27 +24,46 @@ def log_likelihood(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     return _NegativeBinomial.apply(x, mu, theta)
 
 
-def at_nonzeros(x: Tensor, like: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Positions and values of the non-zero counts, repeated over the sample dimensions of ``like``."""
-    x = x.expand_as(like)
-    at = x.nonzero(as_tuple=True)
-    return at, x[at]
+class Nonzeros:
+    """The non-zero entries of ``x``, repeated over the sample dimensions of the parameters.
 
+    Positions are flat, which indexes several times faster than a tuple per dimension.
+    """
 
-def nonzero_terms(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
-    """Terms of log p(x) beyond log p(0); all arguments hold the non-zero entries alone, shape (n,)."""
-    return (
-        x * (torch.log(mu + EPS) - torch.log(theta + mu + EPS))
-        + torch.lgamma(x + theta)
-        - torch.lgamma(theta)
-        - torch.lgamma(x + 1)
-    )
+    def __init__(self, x: Tensor, mu: Tensor, theta: Tensor) -> None:
+        x = x.expand_as(mu).reshape(-1)
+        self.at = x.nonzero().squeeze(-1)  # (n,)
+        self.x = x[self.at]
+        self.mu = mu.reshape(-1)[self.at]
+        # Terms of theta alone are computed once per gene where it is (G), then looked up.
+        shared = theta.shape != mu.shape
+        self.theta_at = self.at % theta.numel() if shared else self.at
+        self.by_theta = theta.reshape(-1) if shared else theta.reshape(-1)[self.at]
+        self.shared = shared
+        self.theta = self.look_up(self.by_theta)
 
+    def look_up(self, values: Tensor) -> Tensor:
+        """Terms of theta at the non-zero entries, (n,)."""
+        return values[self.theta_at] if self.shared else values
 
-def nonzero_gradients(x: Tensor, mu: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of `nonzero_terms` by mu and theta."""
-    per_total = x / (theta + mu + EPS)
-    return x / (mu + EPS) - per_total, torch.digamma(x + theta) - torch.digamma(theta) - per_total
+    def log_likelihood(self) -> Tensor:
+        """Terms of log p(x) beyond log p(0), (n,)."""
+        return (
+            self.x * (torch.log(self.mu + EPS) - torch.log(self.theta + self.mu + EPS))
+            + torch.lgamma(self.x + self.theta)
+            - self.look_up(torch.lgamma(self.by_theta))
+            - torch.lgamma(self.x + 1)
+        )
+
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        """Gradients of these terms by mu and theta, each (n,)."""
+        per_total = self.x / (self.theta + self.mu + EPS)
+        by_theta = torch.digamma(self.x + self.theta) - self.look_up(torch.digamma(self.by_theta)) - per_total
+        return self.x / (self.mu + EPS) - per_total, by_theta
+
+    def add(self, dense: Tensor, values: Tensor) -> None:
+        """Add ``values`` (n,) to the non-zero entries of ``dense``, in place."""
+        dense.view(-1).index_add_(0, self.at, values)
 
 
 class _NegativeBinomial(torch.autograd.Function):
@@ -52,21 +71,18 @@ class _NegativeBinomial(torch.autograd.Function):
     def forward(ctx, x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
         log_ratio = torch.log(theta + EPS) - torch.log(theta + mu + EPS)  # (..., B, G)
         dense = theta * log_ratio  # log p(0)
-        at, counts = at_nonzeros(x, dense)
-        theta_at = theta.expand_as(dense)[at]
-        dense[at] += nonzero_terms(counts, mu[at], theta_at)
-        ctx.save_for_backward(mu, theta, log_ratio, counts, theta_at, *at)
+        ctx.nonzeros = Nonzeros(x, mu, theta)
+        ctx.nonzeros.add(dense, ctx.nonzeros.log_likelihood())
+        ctx.save_for_backward(mu, theta, log_ratio)
         return dense.sum(-1)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[None, Tensor, Tensor]:
-        mu, theta, log_ratio, counts, theta_at, *at = ctx.saved_tensors
-        at = tuple(at)
+        mu, theta, log_ratio = ctx.saved_tensors
         share = theta / (theta + mu + EPS)
-        by_mu = -share
         by_theta = log_ratio + theta / (theta + EPS) - share
-        mu_at, shape_at = nonzero_gradients(counts, mu[at], theta_at)
-        by_mu[at] += mu_at
-        by_theta[at] += shape_at
+        by_mu = share.neg_()
+        for dense, values in zip((by_mu, by_theta), ctx.nonzeros.gradients(), strict=True):
+            ctx.nonzeros.add(dense, values)
         grad = grad.unsqueeze(-1)
         return None, by_mu.mul_(grad), by_theta.mul_(grad).sum_to_size(theta.shape)

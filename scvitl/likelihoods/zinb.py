@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .nb import EPS, at_nonzeros, nonzero_gradients, nonzero_terms
+from .nb import EPS, Nonzeros
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,26 +36,24 @@ class _ZeroInflated(torch.autograd.Function):
         a = theta * log_ratio
         pi = pi.clamp(-MAX_LOGIT, MAX_LOGIT)
         kept = torch.exp(-pi)  # e
-        zero = kept * torch.exp(a)  # e p
-        dense = torch.log((1 + zero) / (1 + kept))
-        at, counts = at_nonzeros(x, dense)
-        theta_at = theta.expand_as(dense)[at]
-        dense[at] += a[at] - pi[at] - torch.log1p(zero[at]) + nonzero_terms(counts, mu[at], theta_at)
-        ctx.save_for_backward(mu, theta, log_ratio, kept, zero, counts, theta_at, *at)
+        zero = torch.exp(a).mul_(kept)  # e p
+        dense = torch.log((1 + zero).div_(1 + kept))
+        ctx.nonzeros = Nonzeros(x, mu, theta)
+        a, pi, zero_at = (values.view(-1)[ctx.nonzeros.at] for values in (a, pi, zero))
+        ctx.nonzeros.add(dense, a - pi - torch.log1p(zero_at) + ctx.nonzeros.log_likelihood())
+        ctx.save_for_backward(mu, theta, log_ratio, kept, zero)
         return dense.sum(-1)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
-        mu, theta, log_ratio, kept, zero, counts, theta_at, *at = ctx.saved_tensors
-        at = tuple(at)
-        by_a = zero / (1 + zero)  # sigmoid(a - pi); a non-zero count is certainly not lost
-        by_a[at] = 1
+        mu, theta, log_ratio, kept, zero = ctx.saved_tensors
+        by_a = zero / (1 + zero)  # sigmoid(a - pi)
+        by_a.view(-1)[ctx.nonzeros.at] = 1  # a non-zero count is certainly not lost
         share = theta / (theta + mu + EPS)
-        by_mu = -share * by_a
-        by_theta = (log_ratio + theta / (theta + EPS) - share) * by_a
-        mu_at, shape_at = nonzero_gradients(counts, mu[at], theta_at)
-        by_mu[at] += mu_at
-        by_theta[at] += shape_at
-        by_pi = kept / (1 + kept) - by_a
+        by_theta = (log_ratio + theta / (theta + EPS)).sub_(share).mul_(by_a)
+        by_mu = share.neg_().mul_(by_a)
+        for dense, values in zip((by_mu, by_theta), ctx.nonzeros.gradients(), strict=True):
+            ctx.nonzeros.add(dense, values)
+        by_pi = (kept / (1 + kept)).sub_(by_a)
         grad = grad.unsqueeze(-1)
         return None, by_mu.mul_(grad), by_theta.mul_(grad).sum_to_size(theta.shape), by_pi.mul_(grad)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from .. import _checks, store
 from .._logging import logg
-from ..data import learn
+from ..data import learn, locate
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -62,6 +62,9 @@ def fit(
     """
     check_options(data, architecture, training)
     schema = learn(adata, **data)
+    whole = architecture["gene_likelihood"] != "normal"
+    data = data | {"layer": locate(adata, data["layer"], whole=whole)}
+    logg.info("    counts from X" if data["layer"] is None else f"    counts from layers[{data['layer']!r}]")
     if adata.n_vars > MANY_GENES:
         logg.hint(
             f"{adata.n_vars:,} genes; a few thousand highly variable ones train faster and often integrate better"
@@ -78,7 +81,7 @@ def fit(
     device = choose(options.pop("device"))
     show, random_state, train_size = (options.pop(key) for key in ("progress", "random_state", "train_size"))
     plan = resolve(options.pop("plan"), adata.n_obs, **options)
-    cells = Store(adata, schema, device=device, whole=architecture["gene_likelihood"] != "normal")
+    cells = Store(adata, schema, device=device, whole=whole)
     priors = (
         {} if architecture["use_observed_lib_size"] or schema.size_factor else library_priors(cells, schema)
     )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scvitl.data import find_counts
+from scvitl.data import find_counts, locate
 
 DENSE = np.array([[1, 0, 2], [0, 3, 0], [4, 0, 300]])
 
@@ -76,10 +76,12 @@ def test_x_before_the_counts_layer():
     assert np.array_equal(find_counts(adata).toarray(), DENSE)
 
 
-def test_counts_layer_where_x_is_normalised(said):
+def test_counts_layer_where_x_is_normalised():
     adata = make(np.log1p(DENSE), counts=sp.csr_matrix(DENSE))
+    assert locate(adata, None) == "counts"
     assert np.array_equal(find_counts(adata).toarray(), DENSE)
-    assert "using adata.layers['counts']" in said()
+    adata.layers["counts"] = np.log1p(DENSE)
+    assert locate(adata, None) is None
 
 
 @pytest.mark.parametrize(
