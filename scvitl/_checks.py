@@ -20,14 +20,29 @@ def one_of(name: str, value: object, legal: Collection[str]) -> None:
         raise ValueError(msg)
 
 
-def whole_number(name: str, value: object, *, at_least: int = 1) -> None:
-    """``value`` is an integer of at least ``at_least``."""
+def whole_number(name: str, value: object, *, at_least: int = 1, at_most: float = np.inf) -> None:
+    """``value`` is an integer within the bounds."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         msg = f"{name} must be a whole number, not {value!r}."
         raise TypeError(msg)
     if value < at_least:
         msg = f"{name}={value} is too small; it must be at least {at_least}."
         raise ValueError(msg)
+    if value > at_most:
+        msg = f"{name}={value} is too large; it must be at most {at_most}."
+        raise ValueError(msg)
+
+
+def seed(value: object) -> None:
+    """``value`` is a seed that NumPy and torch both take."""
+    whole_number("random_state", value, at_least=0, at_most=2**32 - 1)
+
+
+def true_or_false(name: str, value: object) -> None:
+    """``value`` is a boolean; words such as "False" would count as true."""
+    if not isinstance(value, (bool, np.bool_)):
+        msg = f"{name} must be True or False, not {value!r}."
+        raise TypeError(msg)
 
 
 def number(
@@ -65,6 +80,9 @@ def did_you_mean(value: str, names: Iterable[str]) -> str:
 
 def obs_column(adata: ad.AnnData, argument: str, key: str) -> None:
     """``key`` is a column of ``obs``."""
+    if not isinstance(key, str):
+        msg = f"{argument} takes the name of a column of obs, not {key!r}."
+        raise TypeError(msg)
     if key not in adata.obs:
         msg = (
             f"{argument}={key!r} is not in adata.obs.{did_you_mean(key, adata.obs.columns)} "
@@ -73,9 +91,9 @@ def obs_column(adata: ad.AnnData, argument: str, key: str) -> None:
         raise KeyError(msg)
 
 
-def unique_names(adata: ad.AnnData) -> None:
-    """Names of cells and of genes are unique."""
-    for axis in ("obs", "var"):
+def unique_names(adata: ad.AnnData, *axes: str) -> None:
+    """Names along these axes ("obs", "var") are unique."""
+    for axis in axes:
         names = getattr(adata, f"{axis}_names")
         if not names.is_unique:
             twice = names[names.duplicated()][0]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import anndata as ad
     from torch import nn
 
-    from .data.batches import Store
+    from .data.batches import CellData
 
 FORMAT = 1  # of what is in uns; a reader of a later format can tell
 
@@ -80,7 +80,7 @@ def from_uns(adata: ad.AnnData, key: str) -> FittedModel:
     import torch
 
     saved = record(adata, key)
-    params = {name: _plain(value) for name, value in saved["params"].items()}
+    params = {name: plain(value) for name, value in saved["params"].items()}
     if params["format"] > FORMAT:
         msg = f"adata.uns[{key!r}] was written by a newer version of scvitl ({params['version']}): update scvitl to read it."
         raise ValueError(msg)
@@ -101,11 +101,11 @@ def from_uns(adata: ad.AnnData, key: str) -> FittedModel:
     return FittedModel(module.eval(), schema, params, pd.DataFrame(saved["history"]))
 
 
-def load(adata: ad.AnnData, model: FittedModel) -> Store:
+def load(adata: ad.AnnData, model: FittedModel) -> CellData:
     """The cells of ``adata`` as ``model`` reads them."""
-    from .data.batches import Store
+    from .data.batches import CellData
 
-    return Store(adata, model.schema, whole=model.params["gene_likelihood"] != "normal")
+    return CellData(adata, model.schema, whole=model.params["gene_likelihood"] != "normal")
 
 
 def build(params: dict[str, Any], schema: Schema, *, random_state: int, **priors) -> nn.Module:
@@ -118,7 +118,7 @@ def build(params: dict[str, Any], schema: Schema, *, random_state: int, **priors
         return 1 if category is None else len(category.categories)
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
+        torch.default_generator.manual_seed(random_state)  # torch.manual_seed would seed the GPUs, too
         return VAE(
             len(schema.genes),
             n_batch=size(schema.batch),
@@ -162,11 +162,16 @@ def _few(names, n: int = 6) -> str:
     return ", ".join(names[:n]) + (f", … ({len(names)})" if len(names) > n else "")
 
 
+def is_model(value: Any) -> bool:
+    """Whether an entry of ``uns`` is what `to_uns` makes."""
+    return isinstance(value, dict) and {"params", "schema", "history", "weights"} <= value.keys()
+
+
 def record(adata: ad.AnnData, key: str) -> dict[str, Any]:
     """What a fit left in ``adata.uns[key]``."""
-    if isinstance(adata.uns.get(key), dict) and {"weights", "schema"} <= adata.uns[key].keys():
+    if is_model(adata.uns.get(key)):
         return adata.uns[key]
-    found = [name for name, value in adata.uns.items() if isinstance(value, dict) and "weights" in value]
+    found = [name for name, value in adata.uns.items() if is_model(value)]
     hint = f"Models here: {', '.join(map(repr, found))}." if found else "Fit one with scvitl.tl.scvi(adata)."
     msg = f"no fitted model in adata.uns[{key!r}].{_checks.did_you_mean(key, found)} {hint}"
     raise KeyError(msg)
@@ -185,7 +190,7 @@ def _storable(value: Any) -> Any:
     return np.array(value, dtype=object) if isinstance(value, (list, tuple)) else value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """NumPy scalars and arrays, as files give them back, as Python's own."""
     if isinstance(value, np.ndarray):
         return value.tolist() if value.ndim else value.item()

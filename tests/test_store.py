@@ -48,6 +48,12 @@ def test_stored_weights_are_copies(fitted):
     assert np.array_equal(fitted.uns["scvi"]["weights"]["px_r"], before)
 
 
+def test_what_is_not_a_model(fitted):
+    del fitted.uns["scvi"]["params"]
+    with pytest.raises(KeyError, match="no fitted model"):
+        scvitl.get.model(fitted)
+
+
 def test_lists_in_params(toy, tmp_path):
     toy.obs["donor"] = np.arange(toy.n_obs) % 2
     scvitl.tl.scvi(toy, categorical_covariate_keys=["donor"], n_hidden=8, max_epochs=1, progress=False)

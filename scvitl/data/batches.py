@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .schema import Schema
 
 
-class Store:
+class CellData:
     """All cells of an AnnData as a schema reads them, ready to be gathered on a device.
 
     Parameters
@@ -38,13 +38,14 @@ class Store:
 
     def __init__(self, adata: ad.AnnData, schema: Schema, *, device: str = "cpu", whole: bool = True) -> None:
         codes = encode(adata, schema)
-        counts = find_counts(adata, schema.layer, whole=whole)
-        if codes.genes is not None:
-            counts = counts[:, codes.genes]
+        counts = find_counts(adata, schema.layer, whole=whole, genes=codes.genes)
         library = np.log(counts.sum(1, dtype=np.float64) if codes.size_factor is None else codes.size_factor)
 
         def to(values: np.ndarray, dtype: torch.dtype) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values)).to(device, dtype)
+            values = np.require(
+                values, requirements=["C", "W"]
+            )  # torch warns of memory that it may not write to
+            return torch.from_numpy(values).to(device, dtype)
 
         self.names = adata.obs_names
         self.n_cells, self.n_genes = counts.shape

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 BLOCK = 2**22  # entries looked at together; keeps temporary arrays far below the size of the counts
 
 
-def find_counts(adata: ad.AnnData, layer: str | None = None, *, whole: bool = True) -> sp.csr_matrix:
+def find_counts(
+    adata: ad.AnnData, layer: str | None = None, *, whole: bool = True, genes: np.ndarray | None = None
+) -> sp.csr_matrix:
     """Counts of ``adata`` as checked float32 CSR, without a copy where they are that already.
 
     Parameters
@@ -26,6 +28,8 @@ def find_counts(adata: ad.AnnData, layer: str | None = None, *, whole: bool = Tr
         Layer that holds the counts. `None` takes ``X`` if it holds counts, else ``layers["counts"]``.
     whole
         Whether values must be whole numbers; only a normal likelihood does without.
+    genes
+        Positions of the genes to take, in the order wanted. `None` takes all.
 
     Raises
     ------
@@ -36,12 +40,21 @@ def find_counts(adata: ad.AnnData, layer: str | None = None, *, whole: bool = Tr
     """
     layer = locate(adata, layer, whole=whole)
     counts = _as_csr(_matrix(adata, layer))
+    if genes is not None:
+        counts = counts[:, genes]
+    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and an error below
+        counts = counts.astype(np.float32, copy=False)
     problem = _problem(counts.data, whole=whole)
     if problem:
-        msg = f"{_name(layer)} {problem}; raw counts are needed. {_remedy(adata)}"
+        wanted = (
+            f"raw counts are needed. {_remedy(adata)}"
+            if whole
+            else "finite values of at least zero are needed."
+        )
+        msg = f"{_name(layer)} {problem}; {wanted}"
         raise ValueError(msg)
     _check_totals(adata, counts, layer)
-    return counts.astype(np.float32, copy=False)
+    return counts
 
 
 def locate(adata: ad.AnnData, layer: str | None, *, whole: bool = True) -> str | None:
@@ -98,7 +111,7 @@ def _problem(values: np.ndarray, *, whole: bool = True) -> str | None:
         if whole and not np.issubdtype(block.dtype, np.integer) and (block != np.rint(block)).any():
             seen = block[block != np.rint(block)][0]
             kind = " and looks log-normalised" if values.max() < 20 else ""
-            return f"holds values that are not whole numbers (such as {seen:.4g}){kind}"
+            return f"holds values that are not whole numbers (such as {float(seen):.7g}){kind}"
     return None
 
 
@@ -106,10 +119,11 @@ def _remedy(adata: ad.AnnData) -> str:
     """The advice that ends the error: a place in ``adata`` that does hold counts, or how to keep them."""
     for name, matrix in adata.layers.items():
         if not _problem(_values(matrix)):
-            return f"adata.layers[{name!r}] holds counts: pass layer={name!r}."
+            return f"adata.layers[{name!r}] holds counts: fit with layer={name!r}."
     if adata.X is not None and not _problem(_values(adata.X)):
         return "adata.X holds counts: leave layer out."
-    if adata.raw is not None and not _problem(_values(adata.raw.X)):
+    genes_kept = adata.raw is not None and adata.var_names.isin(adata.raw.var_names).all()
+    if genes_kept and not _problem(_values(adata.raw.X)):
         return "adata.raw holds counts: adata.layers['counts'] = adata.raw[:, adata.var_names].X brings them back."
     return "Keep them before normalising, with adata.layers['counts'] = adata.X.copy()."
 

@@ -94,10 +94,17 @@ def learn(
 ) -> Schema:
     """The schema of ``adata``; the arguments are those of `scvitl.tl.scvi`."""
     _checks.several_cells(adata)
-    _checks.unique_names(adata)
+    _checks.unique_names(adata, "obs", "var")
 
     def category(argument: str, key: str | None) -> Category | None:
-        return key and _category(adata, argument, key)
+        return None if key is None else _category(adata, argument, key)
+
+    def covariate(key: str) -> Category:
+        learned = category("categorical_covariate_keys", key)
+        if len(learned.categories) == 1:
+            msg = f"adata.obs[{key!r}] is {learned.categories[0]!r} in every cell, so it explains nothing: leave it out of categorical_covariate_keys."
+            raise ValueError(msg)
+        return learned
 
     if size_factor_key is not None:
         _numbers(adata, "size_factor_key", size_factor_key, positive=True)
@@ -107,13 +114,16 @@ def learn(
         batch=category("batch_key", batch_key),
         labels=category("labels_key", labels_key),
         size_factor=size_factor_key,
-        categorical=tuple(category("categorical_covariate_keys", key) for key in categorical_covariate_keys),
+        categorical=tuple(map(covariate, categorical_covariate_keys)),
         continuous=tuple(_continuous(adata, key) for key in continuous_covariate_keys),
     )
 
 
 def encode(adata: ad.AnnData, schema: Schema) -> Codes:
     """Columns of ``adata`` as the schema's codes, with the genes matched by name."""
+    if adata.n_obs == 0:
+        msg = "adata has no cells."
+        raise ValueError(msg)
 
     def codes(argument: str, entry: Category | None) -> np.ndarray:
         return np.zeros(adata.n_obs, np.int64) if entry is None else _codes(adata, argument, entry)
@@ -129,8 +139,11 @@ def encode(adata: ad.AnnData, schema: Schema) -> Codes:
             [codes("categorical_covariate_keys", entry) for entry in schema.categorical], np.int64
         ),
         continuous=columns([_standardised(adata, entry) for entry in schema.continuous], np.float64),
-        size_factor=schema.size_factor
-        and _numbers(adata, "size_factor_key", schema.size_factor, positive=True),
+        size_factor=(
+            None
+            if schema.size_factor is None
+            else _numbers(adata, "size_factor_key", schema.size_factor, positive=True)
+        ),
     )
 
 
@@ -146,8 +159,14 @@ def _text(adata: ad.AnnData, argument: str, key: str) -> pd.Categorical:
         raise ValueError(msg)
     column = column.astype("category").cat
     # Numbers become text, so that codes survive a file in which the same column was stored in another type.
-    names = np.array([str(name) for name in column.categories], dtype=object)
-    return pd.Categorical(names[column.codes], categories=pd.unique(names))
+    names = [
+        str(int(name)) if isinstance(name, float) and name.is_integer() else str(name)
+        for name in column.categories
+    ]
+    if len(set(names)) < len(names):
+        msg = f"adata.obs[{key!r}] has different categories that read the same, such as 1 and '1': {column.categories.tolist()}."
+        raise ValueError(msg)
+    return pd.Categorical.from_codes(column.codes, names)
 
 
 def _category(adata: ad.AnnData, argument: str, key: str) -> Category:
@@ -197,7 +216,11 @@ def _numbers(adata: ad.AnnData, argument: str, key: str, *, positive: bool = Fal
 
 def _continuous(adata: ad.AnnData, key: str) -> Continuous:
     values = _numbers(adata, "continuous_covariate_keys", key)
-    mean, sd = float(values.mean()), float(values.std())
+    with np.errstate(over="ignore"):
+        mean, sd = float(values.mean()), float(values.std())
+    if not np.isfinite(sd):
+        msg = f"the values of adata.obs[{key!r}] are too large to standardise (up to {np.abs(values).max():g}): rescale the column."
+        raise ValueError(msg)
     if sd <= 1e-12 * max(1.0, abs(mean)):
         msg = f"adata.obs[{key!r}] is {mean:g} in every cell, so it explains nothing: leave it out of continuous_covariate_keys."
         raise ValueError(msg)
@@ -211,11 +234,8 @@ def _standardised(adata: ad.AnnData, entry: Continuous) -> np.ndarray:
 def _genes(adata: ad.AnnData, schema: Schema) -> np.ndarray | None:
     if tuple(adata.var_names) == schema.genes:
         return None
-    at = (
-        adata.var_names.get_indexer(schema.genes)
-        if adata.var_names.is_unique
-        else _checks.unique_names(adata)
-    )
+    _checks.unique_names(adata, "var")
+    at = adata.var_names.get_indexer(schema.genes)
     missing = [gene for gene, position in zip(schema.genes, at, strict=True) if position < 0]
     if missing:
         msg = (

@@ -56,6 +56,7 @@ def elbo(
     """
     if batch_size is not None:
         _checks.whole_number("batch_size", batch_size)
+    _checks.seed(random_state)
     model = store.from_uns(adata, key)
 
     from .. import posterior

@@ -59,6 +59,7 @@ def latent(
     (600, 10)
     """
     _checks.whole_number("mc_samples", mc_samples)
+    _checks.seed(random_state)
     model = store.from_uns(adata, key)
 
     from .. import posterior

@@ -39,7 +39,7 @@ class Dropout(nn.Module):
 
 
 class Layer(nn.Module):
-    """Linear, batch norm, layer norm, activation, dropout, in this order; all but the first optional."""
+    """Linear, batch norm, layer norm, ReLU, dropout, in this order; the norms are optional."""
 
     def __init__(
         self,
@@ -49,14 +49,11 @@ class Layer(nn.Module):
         dropout_rate: float = 0.1,
         use_batch_norm: bool = True,
         use_layer_norm: bool = False,
-        use_activation: bool = True,
-        bias: bool = True,
     ) -> None:
         super().__init__()
-        self.linear = nn.Linear(n_in, n_out, bias=bias)
+        self.linear = nn.Linear(n_in, n_out)
         self.batch_norm = nn.BatchNorm1d(n_out, momentum=0.01, eps=1e-3) if use_batch_norm else None
         self.layer_norm = nn.LayerNorm(n_out, elementwise_affine=False) if use_layer_norm else None
-        self.use_activation = use_activation
         self.dropout = Dropout(dropout_rate)
 
     def forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -67,9 +64,7 @@ class Layer(nn.Module):
             h = self.batch_norm(h.flatten(0, -2)).view(h.shape)
         if self.layer_norm is not None:
             h = self.layer_norm(h)
-        if self.use_activation:
-            h = torch.relu(h)
-        return self.dropout(h, generator)
+        return self.dropout(torch.relu(h), generator)
 
 
 class FullyConnected(nn.Module):

@@ -112,7 +112,6 @@ class VAE(nn.Module):
         library_log_vars: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.n_batch, self.n_labels = n_batch, n_labels
         self.gene_likelihood, self.dispersion = gene_likelihood, dispersion
         self.latent_distribution, self.log_variational = latent_distribution, log_variational
         self.encode_covariates = encode_covariates
@@ -120,9 +119,9 @@ class VAE(nn.Module):
 
         # Every part draws its initial weights, in the order of scvi-tools, and those of no use here are dropped: a
         # seed then gives the parts that two configurations share the same weights.
-        sets = {"gene-batch": (n_batch,), "gene-label": (n_labels,)}.get(dispersion, ())
-        px_r = nn.Parameter(torch.randn(n_genes, *sets))  # log theta
-        self.px_r = None if dispersion == "gene-cell" or gene_likelihood == "poisson" else px_r
+        sets = {"gene": (), "gene-batch": (n_batch,), "gene-label": (n_labels,)}.get(dispersion)
+        px_r = None if sets is None else nn.Parameter(torch.randn(n_genes, *sets))  # log theta
+        self.px_r = None if gene_likelihood == "poisson" else px_r
         embedded = batch_representation == "embedding"
         self.embedding = nn.Embedding(n_batch, embedding_dim) if embedded else None
         self.sizes = [*([] if embedded else [n_batch]), *n_categories]

@@ -51,10 +51,13 @@ def history(
     import scanpy as sc
 
     frame = get.history(adata, key=key)
+    drawn = [name for name in COLORS if f"elbo_{name}" in frame]
+    if not drawn:
+        msg = f"the history in adata.uns[{key!r}] is empty: training was interrupted in its first epoch."
+        raise ValueError(msg)
     if ax is None:
         _, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
     epochs = frame.index + 1
-    drawn = [name for name in COLORS if f"elbo_{name}" in frame]
     for name in drawn:
         ax.plot(
             epochs,

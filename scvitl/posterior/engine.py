@@ -11,7 +11,7 @@ from ..data.batches import minibatches
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..data.batches import Store
+    from ..data.batches import CellData
     from ..models import VAE, Cells
     from ..models.vae import Latent
 
@@ -21,7 +21,7 @@ BLOCK_ENTRIES = 2**24  # cells × genes of a block: 64 MB of float32, whatever t
 @torch.inference_mode()
 def stream(
     model: VAE,
-    store: Store,
+    data: CellData,
     *,
     n_samples: int | None = None,
     batch_size: int | None = None,
@@ -32,7 +32,7 @@ def stream(
     The size of a block follows from the number of genes alone, so that the same cells always give the same bits.
     """
     model.eval()
-    size = batch_size or max(128, BLOCK_ENTRIES // store.n_genes)
-    for index in minibatches(torch.arange(store.n_cells), size):
-        cells = store.gather(index)
+    size = batch_size or max(128, BLOCK_ENTRIES // data.n_genes)
+    for index in minibatches(torch.arange(data.n_cells), size):
+        cells = data.gather(index)
         yield cells, model.inference(cells, n_samples, generator)

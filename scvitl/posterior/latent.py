@@ -12,7 +12,7 @@ from .engine import stream
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..data.batches import Store
+    from ..data.batches import CellData
     from ..models import VAE
     from ..models.vae import Latent
 
@@ -21,12 +21,12 @@ DRAWS = 100  # of a block held at once while averaging
 
 @torch.inference_mode()
 def latent(
-    model: VAE, store: Store, *, give_mean: bool = True, mc_samples: int = 5000, random_state: int = 0
+    model: VAE, data: CellData, *, give_mean: bool = True, mc_samples: int = 5000, random_state: int = 0
 ) -> np.ndarray:
     """Latent state of every cell, (n, D): its posterior mean, or one draw."""
-    noise = torch.Generator(store.device).manual_seed(random_state)
+    noise = torch.Generator(data.device).manual_seed(random_state)
     parts = []
-    for _, posterior in stream(model, store, generator=noise):
+    for _, posterior in stream(model, data, generator=noise):
         if not give_mean:
             parts.append(posterior.z)
         elif model.latent_distribution == "ln":
@@ -37,9 +37,9 @@ def latent(
 
 
 @torch.inference_mode()
-def latent_distribution(model: VAE, store: Store) -> tuple[np.ndarray, np.ndarray]:
+def latent_distribution(model: VAE, data: CellData) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the normal posterior, before any softmax, each (n, D)."""
-    posteriors = [(posterior.mean, posterior.variance) for _, posterior in stream(model, store)]
+    posteriors = [(posterior.mean, posterior.variance) for _, posterior in stream(model, data)]
     mean, variance = (torch.cat(parts).cpu().numpy() for parts in zip(*posteriors, strict=True))
     return mean, variance
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from .. import store
+from .. import _checks, store
 from .._keys import keys
 from .._logging import logg
-from ._road import fit, write
+from ._fit import fit, write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -172,14 +172,14 @@ def scvi(  # noqa: PLR0913
     (600, 10)
     >>> sc.pp.neighbors(adata, use_rep="X_scvi")
     """
-    adata = adata.copy() if copy else adata
+    _checks.true_or_false("copy", copy)
     names = keys("scvi", key_added)
     start = logg.info("fitting scVI")
     model, latent = fit(
         adata,
-        "scvi",
         "scVI",
-        data={
+        names,
+        columns={
             "batch_key": batch_key,
             "labels_key": labels_key,
             "layer": layer,
@@ -220,6 +220,7 @@ def scvi(  # noqa: PLR0913
             "progress": progress,
         },
     )
+    adata = adata.copy() if copy else adata
     write(adata, {"obsm": {names.latent: latent}, "uns": {names.model: store.to_uns(model)}})
     logg.info(
         "    finished",

@@ -23,6 +23,10 @@ class BestWeights:
             self.epoch, self.score = epoch, score
             self.weights = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
+    def stale(self, epoch: int, patience: int) -> bool:
+        """Whether the ``patience`` epochs up to ``epoch`` have all passed without a better score."""
+        return epoch - (-1 if self.epoch is None else self.epoch) >= patience
+
     def restore(self, module: nn.Module) -> None:
         """Put the best weights back, if any were kept."""
         if self.weights:

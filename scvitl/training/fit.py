@@ -15,7 +15,7 @@ from .checkpoint import BestWeights
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..data.batches import Store
+    from ..data.batches import CellData
     from ..models.vae import Loss
     from .plan import Plan
     from .progress import Progress
@@ -33,13 +33,19 @@ class History:
     seconds: float = 0.0
 
 
+CAUSES = (
+    "Usual causes: cells or covariates with extreme values (filter them), or a learning rate that is too "
+    "high (try learning_rate=1e-3)."
+)
+
+
 class DivergedError(FloatingPointError):
     """The loss became NaN or infinite."""
 
 
 def fit(
     model: nn.Module,
-    store: Store,
+    data: CellData,
     train: Tensor,
     held_out: Tensor,
     plan: Plan,
@@ -47,12 +53,12 @@ def fit(
     random_state: int,
     progress: Progress,
 ) -> History:
-    """Train ``model`` in place on the cells ``train`` of ``store``; ``held_out`` cells are only looked at.
+    """Train ``model`` in place on the cells ``train`` of ``data``; ``held_out`` cells are only looked at.
 
     A keyboard interrupt ends training early and keeps the best weights so far.
     """
     shuffle = torch.Generator().manual_seed(random_state)
-    noise = torch.Generator(store.device).manual_seed(random_state)
+    noise = torch.Generator(data.device).manual_seed(random_state)
     optimizer = torch.optim.Adam(
         model.parameters(), lr=plan.learning_rate, eps=plan.eps, weight_decay=plan.weight_decay, fused=True
     )
@@ -64,7 +70,7 @@ def fit(
             model.train()
             losses, order = [], list(minibatches(train, plan.batch_size, shuffle))
             for step, index in enumerate(order):
-                loss = model.loss(store.gather(index), plan.kl_weight(epoch, step / len(order)), noise)
+                loss = model.loss(data.gather(index), plan.kl_weight(epoch, step / len(order)), noise)
                 optimizer.zero_grad()
                 loss.total.backward()
                 optimizer.step()
@@ -72,35 +78,42 @@ def fit(
                     scheduler.step()
                 losses.append(_parts(loss))
                 progress.step()
-            row |= _summary(losses, order, store, epoch)
-            row |= evaluate(model, store, held_out)
+            row |= _summary(losses, order, data, epoch)
+            row |= evaluate(model, data, held_out)
             history.rows.append(row)
             history.epoch = epoch
-            best.offer(epoch, row.get("elbo_validation", math.inf), model)
+            best.offer(epoch, row.get("elbo_validation", row["elbo_train"]), model)
             progress.epoch(row)
-            if plan.patience and best.epoch is not None and epoch - best.epoch >= plan.patience:
+            if plan.early_stopping and best.stale(epoch, plan.early_stopping_patience):
                 break
     except KeyboardInterrupt:
         history.interrupted = True
-    if not history.rows:  # interrupted in the first epoch: what the weights are worth so far
-        history.rows.append({"kl_weight": plan.kl_weight(0, 0)} | evaluate(model, store, held_out))
+    if not history.rows and len(
+        held_out
+    ):  # interrupted in the first epoch: what the weights are worth so far
+        history.rows.append(evaluate(model, data, held_out))
+        history.epoch = 0
     if best.epoch is not None and (plan.restore_best or history.interrupted):
         best.restore(model)
         history.epoch = best.epoch
+    kept = history.rows[history.epoch] if history.rows else {}
+    if not all(map(math.isfinite, kept.values())) or not all(w.isfinite().all() for w in model.parameters()):
+        msg = f"training diverged: the weights or the held-out loss are not finite after {len(history.rows)} epochs. {CAUSES}"
+        raise DivergedError(msg)
     history.seconds = time.perf_counter() - start
     model.eval()
     return history
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, store: Store, held_out: Tensor) -> dict[str, float]:
+def evaluate(model: nn.Module, data: CellData, held_out: Tensor) -> dict[str, float]:
     """Negative evidence lower bound of the held-out cells, with the same posterior noise at every call."""
     if len(held_out) == 0:
         return {}
     model.eval()
-    noise = torch.Generator(store.device).manual_seed(0)
+    noise = torch.Generator(data.device).manual_seed(0)
     blocks = minibatches(held_out, EVALUATION_BLOCK)
-    parts = torch.stack([_parts(model.loss(store.gather(index), 1.0, noise)) for index in blocks])
+    parts = torch.stack([_parts(model.loss(data.gather(index), 1.0, noise)) for index in blocks])
     return _row(parts.sum(0), len(held_out), "validation")
 
 
@@ -118,21 +131,20 @@ def _row(parts: Tensor, n_cells: int, name: str) -> dict[str, float]:
     }
 
 
-def _summary(losses: list[Tensor], order: list[Tensor], store: Store, epoch: int) -> dict[str, float]:
+def _summary(losses: list[Tensor], order: list[Tensor], data: CellData, epoch: int) -> dict[str, float]:
     """The training columns of an epoch; an error that names the cells if its loss was not finite."""
     parts = torch.stack(losses)  # (steps, 3)
     bad = (~parts.isfinite().all(1)).nonzero()
     if len(bad) == 0:
         return _row(parts.sum(0), sum(map(len, order)), "train")
     index = order[int(bad[0])]
-    largest = index[store.gather(index).x.sum(1).argsort(descending=True)[:3].cpu()]
-    totals = store.gather(largest).x.sum(1).long().tolist()
+    largest = index[data.gather(index).x.sum(1).argsort(descending=True)[:3].cpu()]
+    totals = data.gather(largest).x.sum(1).tolist()
     cells = ", ".join(
-        f"{store.names[cell]!r} ({total})" for cell, total in zip(largest.tolist(), totals, strict=True)
+        f"{data.names[cell]!r} ({total:g})" for cell, total in zip(largest.tolist(), totals, strict=True)
     )
     msg = (
-        f"the loss was not finite in epoch {epoch + 1}, minibatch {int(bad[0]) + 1}. Its cells of the most counts are {cells}. "
-        "Usual causes: cells or covariates with extreme values (filter them), or a learning rate that is too "
-        "high (try learning_rate=1e-3)."
+        f"the loss was not finite in epoch {epoch + 1}, minibatch {int(bad[0]) + 1}. "
+        f"Its cells of the most counts are {cells}. {CAUSES}"
     )
     raise DivergedError(msg)

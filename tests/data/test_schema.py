@@ -60,7 +60,9 @@ def test_pandas_order_without_unused_categories(adata, said):
 def test_codes_do_not_depend_on_the_type_of_the_column(adata):
     schema = everything(adata)
     expected = encode(adata, schema).categorical
-    adata.obs["lane"] = adata.obs["lane"].astype(str)
+    adata.obs["lane"] = adata.obs["lane"].astype(float)
+    assert np.array_equal(encode(adata, schema).categorical, expected)
+    adata.obs["lane"] = adata.obs["lane"].astype(int).astype(str)
     adata.obs["donor"] = pd.Categorical(adata.obs["donor"], categories=["d3", "d10", "d2"])
     assert np.array_equal(encode(adata, schema).categorical, expected)
 
@@ -124,6 +126,25 @@ def test_covariate_not_finite(adata, value):
 def test_constant_covariate(adata):
     adata.obs["percent_mito"] = 0.1
     with pytest.raises(ValueError, match=r"obs\['percent_mito'\] is 0\.1 in every cell.* leave it out"):
+        learn(adata, continuous_covariate_keys=["percent_mito"])
+
+
+def test_constant_categories(adata):
+    adata.obs["donor"] = "same"
+    with pytest.raises(ValueError, match=r"obs\['donor'\] is 'same' in every cell.* leave it out"):
+        learn(adata, categorical_covariate_keys=["donor"])
+    assert learn(adata, batch_key="donor").batch.categories == ("same",), "a single batch is no mistake"
+
+
+def test_categories_that_read_the_same(adata):
+    adata.obs["lane"] = np.array([1, "1"] * (adata.n_obs // 2), dtype=object)
+    with pytest.raises(ValueError, match="different categories that read the same"):
+        learn(adata, batch_key="lane")
+
+
+def test_covariate_too_large(adata):
+    adata.obs["percent_mito"] = np.linspace(0, 1e200, adata.n_obs)
+    with pytest.raises(ValueError, match="too large to standardise"):
         learn(adata, continuous_covariate_keys=["percent_mito"])
 
 

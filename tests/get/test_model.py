@@ -16,7 +16,7 @@ def test_module_is_a_plain_torch_module(fitted):
 def test_repr_is_a_summary(fitted):
     text = repr(scvitl.get.model(fitted))
     for line in (
-        "scvi model of 200 cells × 40 genes",
+        "scVI model of 200 cells × 40 genes",
         "latent space   4 dimensions (normal)",
         "counts         zinb, dispersion by gene, from X",
         "batches        2 in obs['batch']: batch_0, batch_1",

@@ -54,6 +54,12 @@ def test_show(fitted, monkeypatch):
     assert shown == [1]
 
 
+def test_empty_history(fitted):
+    fitted.uns["scvi"]["history"] = fitted.uns["scvi"]["history"].iloc[:0, :0]
+    with pytest.raises(ValueError, match="interrupted in its first epoch"):
+        scvitl.pl.history(fitted, show=False)
+
+
 def test_without_held_out_cells_or_with_one_epoch(toy):
     scvitl.tl.scvi(toy, n_hidden=8, max_epochs=1, train_size=1.0, progress=False)
     ax = scvitl.pl.history(toy, show=False)

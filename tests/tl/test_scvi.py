@@ -123,6 +123,50 @@ def test_every_option_round_trips(toy, options, tmp_path):
     assert np.array_equal(scvitl.get.latent(read), latent)
 
 
+def test_numpy_scalars_and_other_sequences_as_options(toy, tmp_path):
+    toy.obs["donor"] = np.arange(toy.n_obs) % 3
+    expected = fit(toy.copy(), categorical_covariate_keys=["donor"], random_state=3, dropout_rate=0.25)
+    latent = fit(
+        toy,
+        n_latent=np.int64(4),
+        max_epochs=np.int32(2),
+        random_state=np.int64(3),
+        dropout_rate=np.float32(0.25),
+        log_variational=np.bool_(True),
+        categorical_covariate_keys=pd.Index(["donor"]),
+        continuous_covariate_keys=None,
+    )
+    assert np.array_equal(latent, expected)
+    toy.write_h5ad(tmp_path / "a.h5ad")
+    assert np.array_equal(scvitl.get.latent(ad.read_h5ad(tmp_path / "a.h5ad")), latent)
+
+
+def test_the_layer_that_was_used_is_read_again(toy):
+    toy.layers["counts"] = toy.X.copy()
+    toy.X = toy.X.log1p()
+    latent = fit(toy)
+    toy.X = (toy.X > 0).astype(np.float32)
+    assert np.array_equal(scvitl.get.latent(toy), latent)
+
+
+def test_view_of_a_file(toy, tmp_path):
+    toy.write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    with pytest.raises(ValueError, match=r"adata = adata\.to_memory\(\)"):
+        fit(backed[:50])
+    backed.file.close()
+
+
+def test_silent_at_verbosity_zero(toy, capsys):
+    before = sc.settings.verbosity
+    sc.settings.verbosity = 0
+    try:
+        scvitl.tl.scvi(toy, **{**SMALL, "progress": None})
+    finally:
+        sc.settings.verbosity = before
+    assert capsys.readouterr() == ("", "")
+
+
 def test_chains_with_scanpy(toy):
     fit(toy, batch_key="batch")
     sc.pp.neighbors(toy, use_rep="X_scvi", n_neighbors=5)
@@ -256,6 +300,10 @@ def bad_input(name):
         options = {"batch_key": "batch"}
     elif name == "one cell":
         adata = adata[:1].copy()
+    elif name == "huge":
+        adata.X = adata.X.astype(np.float64) * 1e300
+    elif name == "taken":
+        adata.uns["neighbors"] = {"params": {}}
     return adata, options
 
 
@@ -266,6 +314,19 @@ def bad_input(name):
         ("empty cell", {}, ValueError, r"1 cell has no counts .*cell_0005.* Drop"),
         ("nan batch", {}, ValueError, "is NaN in 3 cells"),
         ("one cell", {}, ValueError, "at least two cells"),
+        ("huge", {}, ValueError, "NaN or infinite"),
+        ("taken", {"key_added": "neighbors"}, ValueError, r"uns\['neighbors'\] holds something that is not a model"),
+        ("", {"key_added": "a/b"}, ValueError, "without a slash"),
+        ("", {"key_added": 5}, ValueError, "key_added=5 cannot name results"),
+        ("", {"batch_key": ""}, KeyError, "batch_key='' is not in adata.obs"),
+        ("", {"batch_key": ["batch"]}, TypeError, "takes the name of a column of obs"),
+        ("", {"log_variational": "False"}, TypeError, "log_variational must be True or False, not 'False'"),
+        ("", {"copy": "no"}, TypeError, "copy must be True or False"),
+        ("", {"n_latent": None}, TypeError, "n_latent must be a whole number, not None"),
+        ("", {"early_stopping_patience": None}, TypeError, "early_stopping_patience must be a whole number"),
+        ("", {"random_state": 2**32}, ValueError, "it must be at most 4294967295"),
+        ("", {"train_size": 0.01}, ValueError, "leaves 1 of 60 cells to train on; at least two"),
+        ("", {"early_stopping": True, "train_size": 1.0}, ValueError, "early_stopping watches held-out cells"),
         ("", {"batch_key": "Batch"}, KeyError, "Did you mean 'batch'"),
         ("", {"layer": "raw"}, KeyError, "'raw' is not in adata.layers"),
         ("", {"dispersion": "cell"}, ValueError, "dispersion='cell' is not known. Use one of 'gene', 'gene-batch'"),
@@ -295,16 +356,18 @@ def test_bad_input(name, options, error, message):
     assert_unchanged(adata, before)
 
 
-def test_failure_in_training_leaves_adata_alone(toy):
+@pytest.mark.parametrize("epochs", [1, 20])
+@pytest.mark.parametrize("plan", ["fast", "reference"])
+def test_failure_in_training_leaves_adata_alone(toy, plan, epochs):
     before = toy.copy()
-    with pytest.raises(FloatingPointError, match="the loss was not finite in epoch"):
-        fit(toy, learning_rate=1e30, max_epochs=20)
+    with pytest.raises(FloatingPointError, match=r"not finite .*Usual causes: .*learning_rate=1e-3"):
+        fit(toy, learning_rate=1e30, max_epochs=epochs, plan=plan)
     assert_unchanged(toy, before)
 
 
 def test_legal_names_are_those_of_the_models():
     from scvitl.models.blocks import VARIANCE_ACTIVATIONS
-    from scvitl.tl._road import CHOICES
+    from scvitl.tl._fit import CHOICES
     from scvitl.training.plan import PLANS
 
     assert CHOICES["var_activation"] == tuple(VARIANCE_ACTIVATIONS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scvitl.data import learn
-from scvitl.data.batches import Store
+from scvitl.data.batches import CellData
 from scvitl.models import VAE
 from scvitl.training.checkpoint import BestWeights
 from scvitl.training.fit import DivergedError, evaluate, fit
@@ -25,7 +25,7 @@ class InterruptAfter(Progress):
 
 
 def run(adata, plan="fast", *, progress=None, train_size=None, before=lambda model: None, **options):
-    store = Store(adata, learn(adata, batch_key="batch"))
+    store = CellData(adata, learn(adata, batch_key="batch"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = VAE(adata.n_vars, n_batch=2, n_hidden=16, n_latent=3)
@@ -48,7 +48,7 @@ def test_training_lowers_the_loss(toy, plan):
 
 def test_the_best_weights_come_back(toy):
     """With a learning rate that blows up later, the weights of the best epoch are the ones to have."""
-    model, history, store, held_out = run(toy, max_epochs=12, learning_rate=3.0)
+    model, history, store, held_out = run(toy, max_epochs=12, learning_rate=0.3)
     losses = [row["elbo_validation"] for row in history.rows]
     assert history.epoch == losses.index(min(losses))
     assert evaluate(model, store, held_out)["elbo_validation"] == pytest.approx(min(losses), rel=1e-6)

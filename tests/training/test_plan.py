@@ -36,6 +36,19 @@ def test_kl_weight_of_the_reference():
     assert resolve("reference", 5000, n_epochs_kl_warmup=0).kl_weight(0, 0) == 1
 
 
+def test_fast_plan_by_size():
+    numbers = {
+        n: (resolve("fast", n).max_epochs, resolve("fast", n).batch_size)
+        for n in (500, 3000, 9000, 40_000, 10**7)
+    }
+    assert numbers == {500: (60, 32), 3000: (60, 64), 9000: (100, 128), 40_000: (50, 128), 10**7: (8, 128)}
+
+
+def test_kl_weight_of_the_fast_plan():
+    plan = resolve("fast", 9000)
+    assert [plan.kl_weight(epoch, 0.5) for epoch in (0, 1, 2, 99)] == pytest.approx([0.325, 0.975, 1.3, 1.3])
+
+
 def test_what_the_user_gives_is_taken():
     given = {
         "max_epochs": 7,
@@ -52,8 +65,8 @@ def test_what_the_user_gives_is_taken():
 def test_early_stopping_keeps_the_best_weights():
     plan = resolve("reference", 1000, early_stopping=True, early_stopping_patience=9)
     assert plan.restore_best
-    assert plan.patience == 9
-    assert resolve("reference", 1000).patience is None
+    assert plan.early_stopping_patience == 9
+    assert not resolve("reference", 1000).early_stopping
 
 
 def test_split_of_the_reference():

@@ -1,4 +1,4 @@
-"""The road that every fit takes: check, learn the schema, load counts, train, read the latent space.
+"""The way of every fit: check, learn the schema, load counts, train, read the latent space.
 
 Nothing here writes to the AnnData; the public function does, last.
 """
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     import anndata as ad
     import numpy as np
 
+    from .._keys import Keys
     from ..data import Schema
-    from ..data.batches import Store
+    from ..data.batches import CellData
     from ..training.fit import History
     from ..training.plan import Plan
 
@@ -34,43 +35,71 @@ CHOICES = {
     "var_activation": ("exp", "softplus", "relu", "sigmoid"),
     "plan": ("fast", "reference"),
 }
-COUNTED = (
-    "n_hidden",
-    "n_latent",
-    "n_layers",
-    "embedding_dim",
+COUNTS = {  # whole numbers and their smallest values
+    "n_hidden": 1,
+    "n_latent": 1,
+    "n_layers": 1,
+    "embedding_dim": 1,
+    "max_epochs": 1,
+    "batch_size": 2,
+    "early_stopping_patience": 1,
+}
+NUMBERS = {
+    "dropout_rate": {"at_least": 0, "below": 1},
+    "train_size": {"above": 0, "at_most": 1},
+    "learning_rate": {"above": 0},
+    "weight_decay": {"at_least": 0},
+    "n_epochs_kl_warmup": {"at_least": 0},
+}
+SWITCHES = (
+    "log_variational",
+    "encode_covariates",
+    "deeply_inject_covariates",
+    "use_observed_lib_size",
+    "early_stopping",
+)
+OPEN = {
     "max_epochs",
     "batch_size",
-    "early_stopping_patience",
-)
+    "train_size",
+    "learning_rate",
+    "weight_decay",
+    "n_epochs_kl_warmup",
+}  # may be None
 MANY_GENES = 10_000
 
 
 def fit(
     adata: ad.AnnData,
-    name: str,
     title: str,
+    keys: Keys,
     *,
-    data: dict[str, Any],
+    columns: dict[str, Any],
     architecture: dict[str, Any],
     training: dict[str, Any],
 ) -> tuple[store.FittedModel, np.ndarray]:
-    """Fit the model called ``name`` to ``adata`` and return it with the latent space, leaving ``adata`` alone.
+    """Fit a model to ``adata`` and return it with the latent space, leaving ``adata`` alone.
 
-    ``data`` has the arguments of `data.learn`; ``training`` those of `training.plan.resolve`, and ``plan``,
+    ``columns`` has the arguments of `data.learn`; ``training`` those of `training.plan.resolve`, and ``plan``,
     ``train_size``, ``device``, ``random_state`` and ``progress``.
     """
-    check_options(data, architecture, training)
-    schema = learn(adata, **data)
+    check_place(adata, keys)
+    columns, architecture, training = (
+        {name: store.plain(value) for name, value in options.items()}
+        for options in (columns, architecture, training)
+    )
+    check_columns(columns, architecture["dispersion"])
+    check_options({**architecture, **training})
     whole = architecture["gene_likelihood"] != "normal"
-    data = data | {"layer": locate(adata, data["layer"], whole=whole)}
-    logg.info("    counts from X" if data["layer"] is None else f"    counts from layers[{data['layer']!r}]")
+    columns["layer"] = locate(adata, columns["layer"], whole=whole)
+    schema = learn(adata, **columns)
+    logg.info("    counts from X" if schema.layer is None else f"    counts from layers[{schema.layer!r}]")
     if adata.n_vars > MANY_GENES:
         logg.hint(
-            f"{adata.n_vars:,} genes; a few thousand highly variable ones train faster and often integrate better"
+            f"{adata.n_vars:,} genes; a few thousand variable ones train faster and often integrate better"
         )
 
-    from ..data.batches import Store
+    from ..data.batches import CellData
     from ..posterior import latent
     from ..training.device import choose
     from ..training.fit import fit as train
@@ -81,82 +110,96 @@ def fit(
     device = choose(options.pop("device"))
     show, random_state, train_size = (options.pop(key) for key in ("progress", "random_state", "train_size"))
     plan = resolve(options.pop("plan"), adata.n_obs, **options)
-    cells = Store(adata, schema, device=device, whole=whole)
+    cells = split(adata.n_obs, plan.batch_size, train_size, random_state)
+    data = CellData(adata, schema, device=device, whole=whole)
     priors = (
-        {} if architecture["use_observed_lib_size"] or schema.size_factor else library_priors(cells, schema)
+        {} if architecture["use_observed_lib_size"] or schema.size_factor else library_priors(data, schema)
     )
     module = store.build(architecture, schema, random_state=random_state, **priors).to(device)
-    train_cells, held_out = split(adata.n_obs, plan.batch_size, train_size, random_state)
     logg.info(
-        f"    {plan.max_epochs} epochs on {len(train_cells):,} cells, {len(held_out):,} held out, on {device}"
+        f"    {plan.max_epochs} epochs on {len(cells[0]):,} cells, {len(cells[1]):,} held out, on {device}"
     )
-    bar = progress(title, plan.max_epochs * plan.n_minibatches(len(train_cells)), show=show)
+    bar = progress(title, plan.max_epochs * plan.n_minibatches(len(cells[0])), show=show)
     try:
-        history = train(module, cells, train_cells, held_out, plan, random_state=random_state, progress=bar)
-        representation = latent(module, cells)
+        history = train(module, data, *cells, plan, random_state=random_state, progress=bar)
+        representation = latent(module, data)
     finally:
         bar.close()
-    params = {"model": name, **facts(adata, plan, history, device, random_state), **architecture, **data}
+    run = {"model": title, **facts(adata, plan, history), "device": device, "random_state": random_state}
+    params = {**run, "train_size": train_size, **architecture, **columns}
     fitted = store.FittedModel(module.cpu(), schema, params, frame(history))
     bar.finish(line(title, fitted), curves(fitted.history))
     return fitted, representation
 
 
-def check_options(data: dict[str, Any], architecture: dict[str, Any], training: dict[str, Any]) -> None:
-    """Every option has a legal value, and those that need each other are there."""
-    options = {**architecture, **training}
-    for name, legal in CHOICES.items():
-        _checks.one_of(name, options[name], legal)
-    for name in COUNTED:
-        if options[name] is not None:
-            _checks.whole_number(name, options[name])
-    if options["batch_size"] == 1:
-        _checks.whole_number("batch_size", options["batch_size"], at_least=2)
-    _checks.whole_number("random_state", options["random_state"], at_least=0)
-    _checks.number("dropout_rate", options["dropout_rate"], at_least=0, below=1)
-    for name, bounds in {
-        "train_size": {"above": 0, "at_most": 1},
-        "learning_rate": {"above": 0},
-        "weight_decay": {"at_least": 0},
-        "n_epochs_kl_warmup": {"at_least": 0},
-    }.items():
-        if options[name] is not None:
-            _checks.number(name, options[name], **bounds)
+def check_place(adata: ad.AnnData, keys: Keys) -> None:
+    """The results can be written where they belong, without hiding something else there."""
+    if not isinstance(keys.stem, str) or not keys.stem or "/" in keys.stem:
+        msg = f"key_added={keys.stem!r} cannot name results: use a word, without a slash."
+        raise ValueError(msg)
+    if keys.model in adata.uns and not store.is_model(adata.uns[keys.model]):
+        msg = f"adata.uns[{keys.model!r}] holds something that is not a model: choose another key_added."
+        raise ValueError(msg)
+    if adata.isbacked and adata.is_view:
+        msg = "adata is a view of a file, which cannot hold results: read it first, with adata = adata.to_memory()."
+        raise ValueError(msg)
+
+
+def check_columns(columns: dict[str, Any], dispersion: str) -> None:
+    """Covariates come as lists, and columns that an option needs are named."""
+    for key in ("categorical_covariate_keys", "continuous_covariate_keys"):
+        if isinstance(columns[key], str):
+            msg = f"{key} takes a list of obs columns: use [{columns[key]!r}]."
+            raise TypeError(msg)
+        columns[key] = [] if columns[key] is None else list(columns[key])
     for needs, key in {"gene-batch": "batch_key", "gene-label": "labels_key"}.items():
-        if options["dispersion"] == needs and data[key] is None:
+        if dispersion == needs and columns[key] is None:
             msg = f"dispersion={needs!r} needs {key}, the obs column to which the dispersions belong."
             raise ValueError(msg)
-    for key in ("categorical_covariate_keys", "continuous_covariate_keys"):
-        if isinstance(data[key], str):
-            msg = f"{key} takes a list of obs columns: use [{data[key]!r}]."
-            raise TypeError(msg)
 
 
-def library_priors(cells: Store, schema: Schema) -> dict[str, Any]:
+def check_options(options: dict[str, Any]) -> None:
+    """Every option has a legal value."""
+    for name, legal in CHOICES.items():
+        _checks.one_of(name, options[name], legal)
+    for name in SWITCHES:
+        _checks.true_or_false(name, options[name])
+    given = {name: value for name, value in options.items() if not (value is None and name in OPEN)}
+    for name in COUNTS.keys() & given.keys():
+        _checks.whole_number(name, given[name], at_least=COUNTS[name])
+    for name in NUMBERS.keys() & given.keys():
+        _checks.number(name, given[name], **NUMBERS[name])
+    _checks.seed(options["random_state"])
+    if options["progress"] is not None:
+        _checks.true_or_false("progress", options["progress"])
+    if options["early_stopping"] and options["train_size"] == 1:
+        msg = "early_stopping watches held-out cells, but train_size=1 holds none out: use train_size=0.9."
+        raise ValueError(msg)
+
+
+def library_priors(data: CellData, schema: Schema) -> dict[str, Any]:
     """Mean and variance of the log total counts per batch, each (1, K)."""
     import torch
 
     n_batch = 1 if schema.batch is None else len(schema.batch.categories)
     means, variances = torch.zeros(1, n_batch), torch.ones(1, n_batch)
     for code in range(n_batch):
-        library = cells.library[cells.batch == code]
+        library = data.library[data.batch == code]
         means[0, code] = library.mean()
         variances[0, code] = library.var(unbiased=False).clamp_min(1e-4)  # a batch may hold a single cell
     return {"library_log_means": means, "library_log_vars": variances}
 
 
-def facts(adata: ad.AnnData, plan: Plan, history: History, device: str, random_state: int) -> dict[str, Any]:
+def facts(adata: ad.AnnData, plan: Plan, history: History) -> dict[str, Any]:
     """What happened in the run, for ``params``."""
     from .. import __version__
 
     run = asdict(plan)
-    run["plan"] = run.pop("name")
     return {
+        "plan": run.pop("name"),
         **run,
         "n_obs": adata.n_obs,
         "n_vars": adata.n_vars,
-        "random_state": random_state,
-        "device": str(device),
         "epochs_run": len(history.rows),
         "restored_epoch": history.epoch,
         "interrupted": history.interrupted,
