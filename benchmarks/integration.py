@@ -52,7 +52,7 @@ def peer(adata: ad.AnnData, batch_key: str | None, *, seed: int) -> dict[str, fl
     return {
         "latent": latent,
         "held-out loss": loss,
-        "epochs": len(model.history["train_loss_epoch"]),
+        "epochs": len(model.history["elbo_train"]),
         "seconds": seconds,
     }
 

@@ -86,18 +86,18 @@ def from_uns(adata: ad.AnnData, key: str) -> FittedModel:
         raise ValueError(msg)
     schema = Schema.from_json(str(saved["schema"]))
     module = build(params, schema, random_state=0)
-    state = dict(_weights(module))
     weights = {
         name: torch.from_numpy(np.array(value, np.float32)) for name, value in saved["weights"].items()
     }
-    if {name: tuple(t.shape) for name, t in state.items()} != {
-        name: tuple(t.shape) for name, t in weights.items()
-    }:
+    shapes = [
+        {name: tuple(tensor.shape) for name, tensor in side} for side in (weights.items(), _weights(module))
+    ]
+    if shapes[0] != shapes[1]:
         msg = (
             f"the weights in adata.uns[{key!r}] do not fit the model that its params describe; fit it again."
         )
         raise ValueError(msg)
-    module.load_state_dict(weights, strict=False)
+    module.load_state_dict(weights, strict=False)  # batch norm's counters are not stored
     return FittedModel(module.eval(), schema, params, pd.DataFrame(saved["history"]))
 
 
@@ -140,7 +140,7 @@ def summary(model: FittedModel) -> str:
     rows = {
         "latent space": f"{p['n_latent']} dimensions ({p['latent_distribution']})",
         "counts": f"{p['gene_likelihood']}, dispersion by {p['dispersion']}, from {p.get('layer', 'X')}",
-        "network": f"{p['n_layers']} hidden layers of {p['n_hidden']} units, {n_weights:,} weights",
+        "network": f"{p['n_layers']} hidden layer{'s' * (p['n_layers'] > 1)} of {p['n_hidden']} units, {n_weights:,} weights",
         "batches": batch and f"{len(batch.categories)} in obs[{batch.key!r}]: {_few(batch.categories)}",
         "covariates": _few(covariates),
         "training": f"{p['plan']} plan, {p['epochs_run']} epochs in {p['seconds']:.0f} s on {p['device']}{ended}",

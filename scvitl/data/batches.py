@@ -42,9 +42,8 @@ class CellData:
         library = np.log(counts.sum(1, dtype=np.float64) if codes.size_factor is None else codes.size_factor)
 
         def to(values: np.ndarray, dtype: torch.dtype) -> Tensor:
-            values = np.require(
-                values, requirements=["C", "W"]
-            )  # torch warns of memory that it may not write to
+            # torch warns of memory that it may not write to.
+            values = np.require(values, requirements=["C", "W"])
             return torch.from_numpy(values).to(device, dtype)
 
         self.names = adata.obs_names
@@ -64,13 +63,10 @@ class CellData:
         index = index.to(self.device)
         start = self.indptr[index]
         length = self.indptr[index + 1] - start
-        row = torch.repeat_interleave(
-            torch.arange(len(index), device=self.device), length
-        )  # (n,) row of each value
+        # Row of each of the n stored values in the minibatch, and its place in the CSR, both (n,).
+        row = torch.repeat_interleave(torch.arange(len(index), device=self.device), length)
         before = torch.cumsum(length, 0) - length
-        at = (
-            torch.arange(len(row), device=self.device) + (start - before)[row]
-        )  # (n,) place of each value in the CSR
+        at = torch.arange(len(row), device=self.device) + (start - before)[row]
         x = torch.zeros(len(index) * self.n_genes, device=self.device)
         x[row * self.n_genes + self.indices[at]] = self.values[at]
         return Cells(

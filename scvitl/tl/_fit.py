@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .. import _checks, store
+from .. import store
 from .._logging import logg
 from ..data import learn, locate
+from ._options import check_columns, check_options, check_place
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -25,47 +26,6 @@ if TYPE_CHECKING:
     from ..training.fit import History
     from ..training.plan import Plan
 
-CHOICES = {
-    "dispersion": ("gene", "gene-batch", "gene-label", "gene-cell"),
-    "gene_likelihood": ("zinb", "nb", "poisson", "normal"),
-    "latent_distribution": ("normal", "ln"),
-    "batch_representation": ("one-hot", "embedding"),
-    "use_batch_norm": ("encoder", "decoder", "none", "both"),
-    "use_layer_norm": ("encoder", "decoder", "none", "both"),
-    "var_activation": ("exp", "softplus", "relu", "sigmoid"),
-    "plan": ("fast", "reference"),
-}
-COUNTS = {  # whole numbers and their smallest values
-    "n_hidden": 1,
-    "n_latent": 1,
-    "n_layers": 1,
-    "embedding_dim": 1,
-    "max_epochs": 1,
-    "batch_size": 2,
-    "early_stopping_patience": 1,
-}
-NUMBERS = {
-    "dropout_rate": {"at_least": 0, "below": 1},
-    "train_size": {"above": 0, "at_most": 1},
-    "learning_rate": {"above": 0},
-    "weight_decay": {"at_least": 0},
-    "n_epochs_kl_warmup": {"at_least": 0},
-}
-SWITCHES = (
-    "log_variational",
-    "encode_covariates",
-    "deeply_inject_covariates",
-    "use_observed_lib_size",
-    "early_stopping",
-)
-OPEN = {
-    "max_epochs",
-    "batch_size",
-    "train_size",
-    "learning_rate",
-    "weight_decay",
-    "n_epochs_kl_warmup",
-}  # may be None
 MANY_GENES = 10_000
 
 
@@ -130,51 +90,6 @@ def fit(
     fitted = store.FittedModel(module.cpu(), schema, params, frame(history))
     bar.finish(line(title, fitted), curves(fitted.history))
     return fitted, representation
-
-
-def check_place(adata: ad.AnnData, keys: Keys) -> None:
-    """The results can be written where they belong, without hiding something else there."""
-    if not isinstance(keys.stem, str) or not keys.stem or "/" in keys.stem:
-        msg = f"key_added={keys.stem!r} cannot name results: use a word, without a slash."
-        raise ValueError(msg)
-    if keys.model in adata.uns and not store.is_model(adata.uns[keys.model]):
-        msg = f"adata.uns[{keys.model!r}] holds something that is not a model: choose another key_added."
-        raise ValueError(msg)
-    if adata.isbacked and adata.is_view:
-        msg = "adata is a view of a file, which cannot hold results: read it first, with adata = adata.to_memory()."
-        raise ValueError(msg)
-
-
-def check_columns(columns: dict[str, Any], dispersion: str) -> None:
-    """Covariates come as lists, and columns that an option needs are named."""
-    for key in ("categorical_covariate_keys", "continuous_covariate_keys"):
-        if isinstance(columns[key], str):
-            msg = f"{key} takes a list of obs columns: use [{columns[key]!r}]."
-            raise TypeError(msg)
-        columns[key] = [] if columns[key] is None else list(columns[key])
-    for needs, key in {"gene-batch": "batch_key", "gene-label": "labels_key"}.items():
-        if dispersion == needs and columns[key] is None:
-            msg = f"dispersion={needs!r} needs {key}, the obs column to which the dispersions belong."
-            raise ValueError(msg)
-
-
-def check_options(options: dict[str, Any]) -> None:
-    """Every option has a legal value."""
-    for name, legal in CHOICES.items():
-        _checks.one_of(name, options[name], legal)
-    for name in SWITCHES:
-        _checks.true_or_false(name, options[name])
-    given = {name: value for name, value in options.items() if not (value is None and name in OPEN)}
-    for name in COUNTS.keys() & given.keys():
-        _checks.whole_number(name, given[name], at_least=COUNTS[name])
-    for name in NUMBERS.keys() & given.keys():
-        _checks.number(name, given[name], **NUMBERS[name])
-    _checks.seed(options["random_state"])
-    if options["progress"] is not None:
-        _checks.true_or_false("progress", options["progress"])
-    if options["early_stopping"] and options["train_size"] == 1:
-        msg = "early_stopping watches held-out cells, but train_size=1 holds none out: use train_size=0.9."
-        raise ValueError(msg)
 
 
 def library_priors(data: CellData, schema: Schema) -> dict[str, Any]:

@@ -110,8 +110,9 @@ def scvi(  # noqa: PLR0913
     var_activation
         Function that makes the variances of the encoder positive.
     plan
-        ``"fast"`` reaches the quality of ``"reference"``, the schedule of scvi-tools, in about a tenth of the epochs.
-        It fits everything below to the data; leave these arguments alone unless training goes wrong.
+        ``"fast"`` reaches the quality of ``"reference"``, the schedule of scvi-tools, in a quarter of the epochs or
+        less. Either chooses everything below by the number of cells; leave these arguments alone unless training
+        goes wrong.
     max_epochs
         Times that training goes through the cells.
     batch_size

@@ -367,7 +367,7 @@ def test_failure_in_training_leaves_adata_alone(toy, plan, epochs):
 
 def test_legal_names_are_those_of_the_models():
     from scvitl.models.blocks import VARIANCE_ACTIVATIONS
-    from scvitl.tl._fit import CHOICES
+    from scvitl.tl._options import CHOICES
     from scvitl.training.plan import PLANS
 
     assert CHOICES["var_activation"] == tuple(VARIANCE_ACTIVATIONS)

@@ -46,7 +46,8 @@ def test_fast_plan_by_size():
 
 def test_kl_weight_of_the_fast_plan():
     plan = resolve("fast", 9000)
-    assert [plan.kl_weight(epoch, 0.5) for epoch in (0, 1, 2, 99)] == pytest.approx([0.325, 0.975, 1.3, 1.3])
+    assert [plan.kl_weight(epoch, 0.5) for epoch in (0, 1, 2, 99)] == pytest.approx([0.375, 1.125, 1.5, 1.5])
+    assert resolve("fast", 3000).kl_weight(50, 0) == 1.3
 
 
 def test_what_the_user_gives_is_taken():
