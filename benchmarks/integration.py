@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import torch
 from score import DATASETS, scores
 
 import scvitl
@@ -57,10 +58,13 @@ def peer(adata: ad.AnnData, batch_key: str | None, *, seed: int) -> dict[str, fl
     }
 
 
-def run(name: str, method: str, seed: int) -> dict[str, float | str]:
+def run(name: str, method: str, *, seed: int, threads: int) -> dict[str, float | str]:
     """Fit ``method`` to the data set called ``name`` and score it."""
     load, batch_key, _ = DATASETS[name]
     adata = load()
+    torch.set_num_threads(
+        threads
+    )  # after loading: scanpy's numba code changes the number behind torch's back
     fitted = (
         peer(adata, batch_key, seed=seed)
         if method == "scvi-tools"
@@ -72,8 +76,6 @@ def run(name: str, method: str, seed: int) -> dict[str, float | str]:
 
 
 def machine() -> str:
-    import torch
-
     return (
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch; "
         f"Python {platform.python_version()}, torch {torch.__version__}, scvitl {scvitl.__version__}"
@@ -97,6 +99,7 @@ def main() -> None:
         "--methods", nargs="+", default=["fast", "reference"], choices=["fast", "reference", "scvi-tools"]
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--rows", type=Path, help="append every run to this file, a line of JSON each")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -104,7 +107,7 @@ def main() -> None:
     for name in args.datasets:
         for seed in args.seeds:  # methods in turn, so that a change in the machine's speed meets all of them
             for method in args.methods:
-                rows.append(run(name, method, seed))
+                rows.append(run(name, method, seed=seed, threads=args.threads))
                 if args.rows:
                     with args.rows.open("a") as file:
                         file.write(json.dumps(rows[-1], default=float) + "\n")

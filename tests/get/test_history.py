@@ -13,7 +13,8 @@ def test_history(fitted):
         assert np.allclose(
             frame[f"elbo_{part}"], frame[f"reconstruction_loss_{part}"] + frame[f"kl_local_{part}"]
         )
-    assert frame.attrs["restored_epoch"] == frame["elbo_validation"].argmin()
+    loss = frame["elbo_validation"]
+    assert loss[frame.attrs["restored_epoch"]] <= 1.005 * loss.min()
 
 
 def test_history_is_a_copy(fitted):
