@@ -62,9 +62,8 @@ def run(name: str, method: str, *, seed: int, threads: int) -> dict[str, float |
     """Fit ``method`` to the data set called ``name`` and score it."""
     load, batch_key, _ = DATASETS[name]
     adata = load()
-    torch.set_num_threads(
-        threads
-    )  # after loading: scanpy's numba code changes the number behind torch's back
+    # After loading, since scanpy's numba code changes the number behind torch's back.
+    torch.set_num_threads(threads)
     fitted = (
         peer(adata, batch_key, seed=seed)
         if method == "scvi-tools"

@@ -122,7 +122,7 @@ def learn(
 def encode(adata: ad.AnnData, schema: Schema) -> Codes:
     """Columns of ``adata`` as the schema's codes, with the genes matched by name."""
     if adata.n_obs == 0:
-        msg = "adata has no cells."
+        msg = "adata has no cells: check the selection that made it."
         raise ValueError(msg)
 
     def codes(argument: str, entry: Category | None) -> np.ndarray:
@@ -164,7 +164,7 @@ def _text(adata: ad.AnnData, argument: str, key: str) -> pd.Categorical:
         for name in column.categories
     ]
     if len(set(names)) < len(names):
-        msg = f"adata.obs[{key!r}] has different categories that read the same, such as 1 and '1': {column.categories.tolist()}."
+        msg = f"adata.obs[{key!r}] has different categories that read the same, such as 1 and '1': {column.categories.tolist()}. Rename or merge them."
         raise ValueError(msg)
     return pd.Categorical.from_codes(column.codes, names)
 

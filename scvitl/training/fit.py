@@ -88,9 +88,8 @@ def fit(
                 break
     except KeyboardInterrupt:
         history.interrupted = True
-    if not history.rows and len(
-        held_out
-    ):  # interrupted in the first epoch: what the weights are worth so far
+    if not history.rows and len(held_out):
+        # Interrupted in the first epoch: what the weights are worth so far.
         history.rows.append(evaluate(model, data, held_out))
         history.epoch = 0
     if best.epoch is not None and (plan.restore_best or history.interrupted):
