@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from . import _checks
+from ._keys import keys
+from .data import selection
 from .data.schema import Schema
 
 if TYPE_CHECKING:
@@ -101,11 +103,49 @@ def from_uns(adata: ad.AnnData, key: str) -> FittedModel:
     return FittedModel(module.eval(), schema, params, pd.DataFrame(saved["history"]))
 
 
-def load(adata: ad.AnnData, model: FittedModel) -> CellData:
-    """The cells of ``adata`` as ``model`` reads them."""
-    from .data.batches import CellData
+def load(
+    adata: ad.AnnData, model: FittedModel, *, key: str = "scvi", counts_for: str | None = None
+) -> CellData:
+    """The cells of ``adata`` as ``model`` reads them, on the device it was fitted on where that is here.
 
-    return CellData(adata, model.schema, whole=model.params["gene_likelihood"] != "normal")
+    ``counts_for`` names a function that cannot do without counts, which minified cells do not have.
+    """
+    from .data.batches import CellData
+    from .data.device import at_hand
+
+    names = keys(key)
+    minified = None
+    if names.latent_mean in adata.obsm:
+        if counts_for is not None:
+            msg = (
+                f"{counts_for} looks at counts, which scvitl.tl.minify replaced by adata.obsm[{names.latent_mean!r}]. "
+                "Use the AnnData that still has them. What decodes goes on working, such as get.normalized_expression."
+            )
+            raise ValueError(msg)
+        columns = (adata.obsm[names.latent_mean], adata.obsm[names.latent_variance], adata.obs[names.library])
+        minified = tuple(np.asarray(column) for column in columns)
+    device = at_hand(model.params["device"])
+    model.module.to(device)
+    whole = model.params["gene_likelihood"] != "normal"
+    return CellData(adata, model.schema, device=device, whole=whole, minified=minified)
+
+
+def open_cells(
+    adata: ad.AnnData,
+    *,
+    key: str,
+    model: FittedModel | None = None,
+    indices: object = None,
+    counts_for: str | None = None,
+) -> tuple[FittedModel, CellData]:
+    """The model in ``adata.uns[key]``, or the one given, and the cells at ``indices`` as it reads them."""
+    model = from_uns(adata, key) if model is None else model
+    if not isinstance(model, FittedModel):
+        msg = f"model takes what scvitl.get.model(adata) returns, not {type(model).__name__}."
+        raise TypeError(msg)
+    if indices is not None:
+        adata = adata[selection.cells(adata, indices)]
+    return model, load(adata, model, key=key, counts_for=counts_for)
 
 
 def build(params: dict[str, Any], schema: Schema, *, random_state: int, **priors) -> nn.Module:

@@ -34,12 +34,26 @@ class CellData:
         Where the counts live and the minibatches are made.
     whole
         Whether the values must be whole numbers.
+    minified
+        Posterior mean and variance (n, D) and library size (n,) of cells whose counts are gone.
     """
 
-    def __init__(self, adata: ad.AnnData, schema: Schema, *, device: str = "cpu", whole: bool = True) -> None:
-        codes = encode(adata, schema)
-        counts = find_counts(adata, schema.layer, whole=whole, genes=codes.genes)
-        library = np.log(counts.sum(1, dtype=np.float64) if codes.size_factor is None else codes.size_factor)
+    def __init__(
+        self,
+        adata: ad.AnnData,
+        schema: Schema,
+        *,
+        device: str = "cpu",
+        whole: bool = True,
+        minified: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        codes = encode(adata, schema, genes=minified is None)
+        counts = None
+        if minified is None:
+            counts = find_counts(adata, schema.layer, whole=whole, genes=codes.genes)
+            total = counts.sum(1, dtype=np.float64) if codes.size_factor is None else codes.size_factor
+        else:
+            *posterior, total = minified
 
         def to(values: np.ndarray, dtype: torch.dtype) -> Tensor:
             # torch warns of memory that it may not write to.
@@ -47,20 +61,35 @@ class CellData:
             return torch.from_numpy(values).to(device, dtype)
 
         self.names = adata.obs_names
-        self.n_cells, self.n_genes = counts.shape
+        self.n_cells, self.n_genes = adata.n_obs, len(schema.genes)
         self.device = torch.device(device)
-        self.indptr = to(counts.indptr, torch.int64)
-        self.indices = to(counts.indices, torch.int32)
-        self.values = to(counts.data, torch.float32)
-        self.library = to(np.asarray(library).reshape(-1, 1), torch.float32)
+        self.counts = counts
+        if counts is not None:
+            self.indptr = to(counts.indptr, torch.int64)
+            self.indices = to(counts.indices, torch.int32)
+            self.values = to(counts.data, torch.float32)
+        self.posterior = None if counts is not None else [to(part, torch.float32) for part in posterior]
+        self.library = to(np.log(np.asarray(total, np.float64)).reshape(-1, 1), torch.float32)
         self.batch = to(codes.batch, torch.int64)
         self.labels = to(codes.labels, torch.int64)
         self.categorical = to(codes.categorical, torch.int64)
         self.continuous = to(codes.continuous, torch.float32)
 
-    def gather(self, index: Tensor) -> Cells:
-        """The cells at ``index`` (B,), on the device, with dense counts (B, G)."""
+    def gather(self, index: Tensor, *, counts: bool = True) -> Cells:
+        """The cells at ``index`` (B,), on the device, with dense ``counts`` (B, G) or the posterior in their place."""
         index = index.to(self.device)
+        return Cells(
+            self._dense(index) if counts and self.counts is not None else None,
+            self.library[index],
+            self.batch[index],
+            self.labels[index],
+            self.categorical[index],
+            self.continuous[index],
+            None if self.posterior is None else tuple(part[index] for part in self.posterior),
+        )
+
+    def _dense(self, index: Tensor) -> Tensor:
+        """Counts of the cells at ``index``, (B, G)."""
         start = self.indptr[index]
         length = self.indptr[index + 1] - start
         # Row of each of the n stored values in the minibatch, and its place in the CSR, both (n,).
@@ -69,14 +98,7 @@ class CellData:
         at = torch.arange(len(row), device=self.device) + (start - before)[row]
         x = torch.zeros(len(index) * self.n_genes, device=self.device)
         x[row * self.n_genes + self.indices[at]] = self.values[at]
-        return Cells(
-            x.view(len(index), self.n_genes),
-            self.library[index],
-            self.batch[index],
-            self.labels[index],
-            self.categorical[index],
-            self.continuous[index],
-        )
+        return x.view(len(index), self.n_genes)
 
 
 def minibatches(index: Tensor, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:

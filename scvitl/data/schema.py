@@ -119,8 +119,8 @@ def learn(
     )
 
 
-def encode(adata: ad.AnnData, schema: Schema) -> Codes:
-    """Columns of ``adata`` as the schema's codes, with the genes matched by name."""
+def encode(adata: ad.AnnData, schema: Schema, *, genes: bool = True) -> Codes:
+    """Columns of ``adata`` as the schema's codes, with the genes matched by name where ``genes`` are of use."""
     if adata.n_obs == 0:
         msg = "adata has no cells: check the selection that made it."
         raise ValueError(msg)
@@ -132,7 +132,7 @@ def encode(adata: ad.AnnData, schema: Schema) -> Codes:
         return np.stack(values, 1) if values else np.zeros((adata.n_obs, 0), dtype)
 
     return Codes(
-        genes=_genes(adata, schema),
+        genes=_genes(adata, schema) if genes else None,
         batch=codes("batch_key", schema.batch),
         labels=codes("labels_key", schema.labels),
         categorical=columns(

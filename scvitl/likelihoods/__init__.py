@@ -1,7 +1,7 @@
-"""Log-likelihoods of counts, summed over the genes of a cell, with their gradients.
+"""Log-likelihoods of counts, summed over the genes of a cell, with their gradients; and draws of counts.
 
-Every module has one function, ``log_likelihood(x, ...)``. ``x`` has shape (B, G); the parameters broadcast
-against it and may carry leading dimensions of Monte-Carlo samples: (S, B, G) gives (S, B).
+Every module has two functions, ``log_likelihood(x, ...)`` and ``sample(...)``. ``x`` has shape (B, G); the parameters
+broadcast against it and may carry leading dimensions of Monte-Carlo samples: (S, B, G) gives (S, B).
 """
 
 from __future__ import annotations

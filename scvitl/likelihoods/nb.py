@@ -17,11 +17,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EPS = 1e-8  # keeps logarithms finite where the softmax underflows to a mean of zero
+MAX_RATE = 1e8  # beyond it a Poisson draw loses digits of float32
 
 
 def log_likelihood(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     """Log-likelihood of counts ``x`` (B, G), summed over genes, for ``mu`` (..., B, G) and ``theta`` (G) or (..., B, G)."""
     return _NegativeBinomial.apply(x, mu, theta)
+
+
+def sample(mu: Tensor, theta: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Counts with mean ``mu`` (..., B, G): Poisson draws whose rates are Gamma draws."""
+    return torch.poisson(gamma(mu, theta, generator=generator), generator=generator)
+
+
+def gamma(mu: Tensor, theta: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Rates of the counts, (..., B, G): Gamma with mean ``mu`` and variance ``mu``^2 / ``theta``."""
+    shape = theta.expand_as(mu).contiguous()
+    rate = torch._standard_gamma(shape, generator=generator) * (mu / theta)
+    return rate.clamp_(max=MAX_RATE)
 
 
 class Nonzeros:

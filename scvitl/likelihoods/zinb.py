@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from . import nb
 from .nb import EPS, Nonzeros
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ MAX_LOGIT = (
 def log_likelihood(x: Tensor, mu: Tensor, theta: Tensor, pi: Tensor) -> Tensor:
     """Log-likelihood of counts ``x`` (B, G), summed over genes; ``mu`` and logits ``pi`` (..., B, G), ``theta`` (G) or (..., B, G)."""
     return _ZeroInflated.apply(x, mu, theta, pi)
+
+
+def sample(mu: Tensor, theta: Tensor, pi: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Counts of which a share sigmoid(``pi``) is lost, (..., B, G)."""
+    kept = torch.rand(pi.shape, generator=generator, device=pi.device) >= torch.sigmoid(pi)
+    return nb.sample(mu, theta, generator=generator) * kept
 
 
 class _ZeroInflated(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -142,6 +143,12 @@ def sample_normal(
     shape = mean.shape if n_samples is None else (n_samples, *mean.shape)
     noise = torch.randn(shape, generator=generator, device=mean.device, dtype=mean.dtype)
     return mean + variance.sqrt() * noise
+
+
+def log_normal(x: Tensor, mean: Tensor | float, variance: Tensor | float) -> Tensor:
+    """Log density of diagonal normals at ``x``, summed over the last dimension."""
+    variance = torch.as_tensor(variance, dtype=x.dtype, device=x.device)
+    return -0.5 * ((x - mean) ** 2 / variance + torch.log(2 * math.pi * variance)).sum(-1)
 
 
 def kl_normal(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,9 +13,17 @@ if TYPE_CHECKING:
 class Cells:
     """B cells with their counts and covariates on the device of the model."""
 
-    x: Tensor  # (B, G) counts
+    x: Tensor | None  # (B, G) counts; minified cells have none
     library: Tensor  # (B, 1) log of the total counts, or of the size factor where one was given
     batch: Tensor  # (B,) codes
     labels: Tensor  # (B,) codes
     categorical: Tensor  # (B, C) codes, a column per categorical covariate
     continuous: Tensor  # (B, c)
+    posterior: tuple[Tensor, Tensor] | None = (
+        None  # mean and variance (B, D) that minified cells have instead
+    )
+
+    def take(self, rows: Tensor) -> Cells:
+        """The cells at ``rows``."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return Cells(*(None if value is None else value[rows] for value in values))

@@ -13,7 +13,6 @@ latent too, with a normal prior per batch. Shapes below: B cells, G genes, D lat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..likelihoods import nb, normal, poisson, zinb
-from .blocks import Encoder, FullyConnected, append, kl_normal, one_hot, sample_normal
+from .blocks import Encoder, FullyConnected, append, kl_normal, log_normal, one_hot
+from .records import Expression, Loss, Posterior
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,40 +29,17 @@ if TYPE_CHECKING:
     from .cells import Cells
 
 
-@dataclass(frozen=True, slots=True)
-class Latent:
-    """Posterior of the latent variables and a draw from it."""
-
-    mean: Tensor  # (B, D), of the normal before any softmax
-    variance: Tensor  # (B, D)
-    z: Tensor  # (B, D) or (S, B, D)
-    library: Tensor  # (B, 1) or (S, B, 1), log
-    library_posterior: (
-        tuple[Tensor, Tensor] | None
-    )  # mean and variance, each (B, 1), where the library is latent
-
-
-@dataclass(frozen=True, slots=True)
-class Expression:
-    """Parameters of the counts."""
-
-    scale: Tensor  # (..., B, G), share of each gene (with a size factor: its level before scaling)
-    rate: Tensor  # (..., B, G), exp(library) scale
-    theta: Tensor | None  # (G) or (..., B, G), inverse dispersion; standard deviation for "normal"
-    dropout: Tensor | None  # (..., B, G), logits of the zero inflation
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """The objective of a minibatch and its parts per cell."""
-
-    total: Tensor  # ()
-    reconstruction: Tensor  # (B,), negative log-likelihood
-    kl: Tensor  # (B,), unweighted
+# Likelihood and the parameters of the counts that it takes.
+LIKELIHOODS = {
+    "zinb": (zinb, ("rate", "theta", "dropout")),
+    "nb": (nb, ("rate", "theta")),
+    "poisson": (poisson, ("rate",)),
+    "normal": (normal, ("rate", "theta")),
+}
 
 
 class Decoder(nn.Module):
-    """From the latent state and the covariates to the parameters of the counts."""
+    """From the latent state and the covariates to hidden units, and from these by head to numbers per gene."""
 
     def __init__(
         self, n_in: int, n_genes: int, *, n_hidden: int, softmax: bool, heads: set[str], **stack
@@ -73,11 +50,27 @@ class Decoder(nn.Module):
         built = {name: nn.Linear(n_hidden, n_genes) for name in ("scale", "dispersion", "dropout")}
         self.heads = nn.ModuleDict({name: head for name, head in built.items() if name in heads})
 
-    def forward(self, z: Tensor, covariates: Tensor) -> dict[str, Tensor]:
-        h = self.hidden(z, covariates)  # (..., B, H)
-        out = {name: head(h) for name, head in self.heads.items()}  # (..., B, G) each
-        out["scale"] = torch.softmax(out["scale"], dim=-1) if self.softmax else F.softplus(out["scale"])
-        return out
+    def forward(self, z: Tensor, covariates: Tensor) -> Tensor:
+        return self.hidden(z, covariates)  # (..., B, H)
+
+    def head(self, name: str, h: Tensor, genes: Tensor | None = None) -> Tensor:
+        """Output of one head for all genes, (..., B, G), or for those at the positions ``genes``."""
+        head = self.heads[name]
+        return head(h) if genes is None else F.linear(h, head.weight[genes], head.bias[genes])
+
+    def log_total(self, h: Tensor) -> Tensor | None:
+        """What the softmax divides by, as a logarithm (..., B, 1); it takes all genes."""
+        return torch.logsumexp(self.head("scale", h), dim=-1, keepdim=True) if self.softmax else None
+
+    def scale(self, h: Tensor, genes: Tensor | None = None, log_total: Tensor | None = None) -> Tensor:
+        """Share of each gene; those at ``genes`` alone come cheaply where ``log_total`` is known already."""
+        if not self.softmax:
+            return F.softplus(self.head("scale", h, genes))
+        if genes is None:
+            return torch.softmax(self.head("scale", h), dim=-1)
+        return torch.exp(
+            self.head("scale", h, genes) - (self.log_total(h) if log_total is None else log_total)
+        )
 
 
 class VAE(nn.Module):
@@ -184,66 +177,84 @@ class VAE(nn.Module):
         """From the normal draw to the latent state that the decoder reads."""
         return torch.softmax(z, dim=-1) if self.latent_distribution == "ln" else z
 
-    def inference(
-        self, cells: Cells, n_samples: int | None = None, generator: torch.Generator | None = None
-    ) -> Latent:
-        """Posterior q(z | x), and q(l | x) where the library is latent, with draws from them."""
+    def encode(self, cells: Cells, generator: torch.Generator | None = None) -> Posterior:
+        """Posterior q(z | x), and q(l | x) where the library is latent; of minified cells, the one they come with."""
+        if cells.posterior is not None:
+            return Posterior(*cells.posterior, cells.library, None)
         x = torch.log1p(cells.x) if self.log_variational else cells.x  # (B, G)
         columns = x[:, :0]
         if self.encode_covariates:
             dense, columns = self.covariates(cells, cells.batch)
             x = append(x, dense)
-        mean, variance = self.z_encoder(x, columns, generator)  # (B, D)
-        z = self.transform(sample_normal(mean, variance, n_samples, generator))  # (S, B, D) or (B, D)
-        if not self.latent_library:
-            return Latent(mean, variance, z, cells.library.expand(*z.shape[:-1], 1), None)
-        posterior = self.l_encoder(x, columns, generator)  # (B, 1)
-        return Latent(mean, variance, z, sample_normal(*posterior, n_samples, generator), posterior)
+        z = self.z_encoder(x, columns, generator)  # mean and variance, (B, D)
+        library = self.l_encoder(x, columns, generator) if self.latent_library else (cells.library, None)
+        return Posterior(*z, *library)
+
+    def decode(self, z: Tensor, cells: Cells, batch: Tensor | None = None) -> Tensor:
+        """Hidden units of the decoder, (..., B, H); ``batch`` (B,) replaces the batches of the cells."""
+        dense, columns = self.covariates(cells, cells.batch if batch is None else batch)
+        return self.decoder(append(self.transform(z), dense), columns)
 
     def generative(
-        self, z: Tensor, library: Tensor, cells: Cells, transform_batch: int | None = None
+        self,
+        z: Tensor,
+        library: Tensor,
+        cells: Cells,
+        *,
+        batch: Tensor | None = None,
+        genes: Tensor | None = None,
     ) -> Expression:
-        """Parameters of the counts for latent states ``z``; ``transform_batch`` decodes all cells as if from that batch."""
-        batch = cells.batch if transform_batch is None else torch.full_like(cells.batch, transform_batch)
-        dense, columns = self.covariates(cells, batch)
-        out = self.decoder(append(z, dense), columns)
-        theta = self.theta(out, batch, cells.labels)
-        return Expression(out["scale"], torch.exp(library) * out["scale"], theta, out.get("dropout"))
+        """Parameters of the counts for latent states ``z``, decoded as if from ``batch`` where that is given."""
+        h = self.decode(z, cells, batch)
+        scale = self.decoder.scale(h, genes)
+        theta = self.theta(h, cells.batch if batch is None else batch, cells.labels, genes)
+        dropout = self.decoder.head("dropout", h, genes) if self.gene_likelihood == "zinb" else None
+        return Expression(scale, torch.exp(library) * scale, theta, dropout)
 
-    def theta(self, out: dict[str, Tensor], batch: Tensor, labels: Tensor) -> Tensor | None:
+    def theta(self, h: Tensor, batch: Tensor, labels: Tensor, genes: Tensor | None = None) -> Tensor | None:
         """Inverse dispersions (G), (B, G) or (..., B, G); a Poisson has none."""
         if self.gene_likelihood == "poisson":
             return None
         if self.dispersion == "gene-cell":
-            return torch.exp(out["dispersion"])
+            return torch.exp(self.decoder.head("dispersion", h, genes))
+        px_r = self.px_r if genes is None else self.px_r[genes]
         if self.dispersion == "gene":
-            return torch.exp(self.px_r)
-        return torch.exp(self.px_r.T[batch if self.dispersion == "gene-batch" else labels])
+            return torch.exp(px_r)
+        return torch.exp(px_r.T[batch if self.dispersion == "gene-batch" else labels])
 
     def log_likelihood(self, x: Tensor, p: Expression) -> Tensor:
         """Log p(x | z, l) of every cell, (..., B)."""
-        if self.gene_likelihood == "zinb":
-            return zinb.log_likelihood(x, p.rate, p.theta, p.dropout)
-        if self.gene_likelihood == "nb":
-            return nb.log_likelihood(x, p.rate, p.theta)
-        if self.gene_likelihood == "poisson":
-            return poisson.log_likelihood(x, p.rate)
-        return normal.log_likelihood(x, p.rate, p.theta)
+        likelihood, names = LIKELIHOODS[self.gene_likelihood]
+        return likelihood.log_likelihood(x, *(getattr(p, name) for name in names))
 
-    def kl(self, latent: Latent, cells: Cells) -> tuple[Tensor, Tensor | float]:
+    def sample(self, p: Expression, generator: torch.Generator | None = None) -> Tensor:
+        """Counts drawn from p(x | z, l), (..., B, G)."""
+        likelihood, names = LIKELIHOODS[self.gene_likelihood]
+        return likelihood.sample(*(getattr(p, name) for name in names), generator=generator)
+
+    def library_prior(self, cells: Cells) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the prior of a latent log library size, each (B, 1)."""
+        return self.library_log_means[0, cells.batch, None], self.library_log_vars[0, cells.batch, None]
+
+    def kl(self, posterior: Posterior, cells: Cells) -> tuple[Tensor, Tensor | float]:
         """KL of z, and of the library (zero where it is observed), per cell."""
-        kl_z = kl_normal(latent.mean, latent.variance)
-        if latent.library_posterior is None:
+        kl_z = kl_normal(posterior.mean, posterior.variance)
+        if posterior.library_variance is None:
             return kl_z, 0.0
-        prior = (
-            self.library_log_means[0, cells.batch, None],
-            self.library_log_vars[0, cells.batch, None],
-        )  # (B, 1)
-        return kl_z, kl_normal(*latent.library_posterior, *prior)
+        return kl_z, kl_normal(posterior.library, posterior.library_variance, *self.library_prior(cells))
+
+    def log_prior_ratio(self, z: Tensor, library: Tensor, posterior: Posterior, cells: Cells) -> Tensor:
+        """Log p(z, l) - log q(z, l | x) of draws, (..., B): minus the KL, on average over draws."""
+        ratio = log_normal(z, 0.0, 1.0) - log_normal(z, posterior.mean, posterior.variance)
+        if posterior.library_variance is None:
+            return ratio
+        q = log_normal(library, posterior.library, posterior.library_variance)
+        return ratio + log_normal(library, *self.library_prior(cells)) - q
 
     def loss(self, cells: Cells, kl_weight: float = 1.0, generator: torch.Generator | None = None) -> Loss:
         """Negative evidence lower bound: mean over cells of -log p(x | z) + kl_weight KL(z) + KL(l)."""
-        latent = self.inference(cells, generator=generator)
-        reconstruction = -self.log_likelihood(cells.x, self.generative(latent.z, latent.library, cells))
-        kl_z, kl_l = self.kl(latent, cells)
+        posterior = self.encode(cells, generator)
+        z, library = posterior.draw(generator=generator)
+        reconstruction = -self.log_likelihood(cells.x, self.generative(z, library, cells))
+        kl_z, kl_l = self.kl(posterior, cells)
         return Loss((reconstruction + kl_weight * kl_z + kl_l).mean(), reconstruction, kl_z + kl_l)

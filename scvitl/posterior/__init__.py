@@ -3,7 +3,28 @@
 from __future__ import annotations
 
 from .engine import stream
-from .latent import latent, latent_distribution
-from .scores import elbo
+from .expression import (
+    expression_blocks,
+    expression_draws,
+    likelihood_parameters,
+    normalized_expression,
+    posterior_predictive,
+)
+from .latent import aggregated_posterior, latent, latent_distribution, library_size
+from .scores import elbo, marginal_ll, reconstruction_error
 
-__all__ = ["elbo", "latent", "latent_distribution", "stream"]
+__all__ = [
+    "aggregated_posterior",
+    "elbo",
+    "expression_blocks",
+    "expression_draws",
+    "latent",
+    "latent_distribution",
+    "library_size",
+    "likelihood_parameters",
+    "marginal_ll",
+    "normalized_expression",
+    "posterior_predictive",
+    "reconstruction_error",
+    "stream",
+]

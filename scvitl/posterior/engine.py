@@ -1,4 +1,4 @@
-"""The one function that streams cells through a fitted model and yields its posterior draws."""
+"""The one function that streams cells through a fitted model; every estimate draws from what it yields."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..data.batches import minibatches
+from ..models.records import Posterior
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import Tensor
+
     from ..data.batches import CellData
     from ..models import VAE, Cells
-    from ..models.vae import Latent
 
-BLOCK_ENTRIES = 2**24  # cells × genes of a block: 64 MB of float32, whatever the number of genes
+BLOCK_ENTRIES = 2**24  # samples × cells × genes of a block: 64 MB of float32, whatever the number of genes
 
 
 @torch.inference_mode()
@@ -23,16 +25,36 @@ def stream(
     model: VAE,
     data: CellData,
     *,
-    n_samples: int | None = None,
+    index: Tensor | None = None,
+    n_samples: int = 1,
     batch_size: int | None = None,
-    generator: torch.Generator | None = None,
-) -> Iterator[tuple[Cells, Latent]]:
-    """Blocks of cells in order, each with its posterior and ``n_samples`` draws (one, without a dimension, for `None`).
+) -> Iterator[tuple[Cells, Posterior]]:
+    """Blocks of cells with their posteriors: all cells in order, or those at ``index``, which may repeat cells.
 
-    The size of a block follows from the number of genes alone, so that the same cells always give the same bits.
+    The size of a block follows from the numbers of genes and samples alone, so that the same cells always give the
+    same bits.
     """
     model.eval()
-    size = batch_size or max(128, BLOCK_ENTRIES // data.n_genes)
-    for index in minibatches(torch.arange(data.n_cells), size):
-        cells = data.gather(index)
-        yield cells, model.inference(cells, n_samples, generator)
+    size = batch_size or max(1, BLOCK_ENTRIES // (data.n_genes * n_samples))
+    for block in minibatches(torch.arange(data.n_cells) if index is None else index, size):
+        cells = data.gather(block)
+        yield cells, model.encode(cells)
+
+
+@torch.inference_mode()
+def posterior(
+    model: VAE, data: CellData, *, index: Tensor | None = None, batch_size: int | None = None
+) -> Posterior:
+    """Posterior of all cells, or of those at ``index``, in one piece."""
+    parts = [part for _, part in stream(model, data, index=index, batch_size=batch_size)]
+
+    def joined(name: str) -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.cat(values)
+
+    return Posterior(*map(joined, ("mean", "variance", "library", "library_variance")))
+
+
+def noise(data: CellData, random_state: int) -> torch.Generator:
+    """A source of random numbers of its own, on the device of ``data``."""
+    return torch.Generator(data.device).manual_seed(random_state)

@@ -2,26 +2,80 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 
-from .engine import stream
+from .engine import BLOCK_ENTRIES, noise, stream
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from ..data.batches import CellData
-    from ..models import VAE
+    from ..models import VAE, Cells
+    from ..models.records import Posterior
 
 
 @torch.inference_mode()
 def elbo(model: VAE, data: CellData, *, batch_size: int | None = None, random_state: int = 0) -> np.ndarray:
     """Evidence lower bound of every cell, (n,), with one posterior draw; higher is better."""
-    noise = torch.Generator(data.device).manual_seed(random_state)
-    parts = []
-    for cells, posterior in stream(model, data, batch_size=batch_size, generator=noise):
-        expression = model.generative(posterior.z, posterior.library, cells)
-        kl_z, kl_l = model.kl(posterior, cells)
-        parts.append(model.log_likelihood(cells.x, expression) - kl_z - kl_l)
+    parts = [
+        log_likelihood - sum(kl)
+        for log_likelihood, kl in _terms(model, data, batch_size=batch_size, random_state=random_state)
+    ]
     return torch.cat(parts).cpu().numpy()
+
+
+@torch.inference_mode()
+def reconstruction_error(
+    model: VAE, data: CellData, *, batch_size: int | None = None, random_state: int = 0
+) -> np.ndarray:
+    """Negative log-likelihood of every cell given one posterior draw, (n,); lower is better."""
+    terms = _terms(model, data, batch_size=batch_size, random_state=random_state)
+    return -torch.cat([log_likelihood for log_likelihood, _ in terms]).cpu().numpy()
+
+
+@torch.inference_mode()
+def marginal_ll(
+    model: VAE,
+    data: CellData,
+    *,
+    n_mc_samples: int = 1000,
+    batch_size: int | None = None,
+    random_state: int = 0,
+) -> np.ndarray:
+    """Log p(x) of every cell, (n,), by importance sampling from the posterior.
+
+    log p(x) = log E_q [ p(x | z, l) p(z, l) / q(z, l | x) ], with ``n_mc_samples`` draws.
+    """
+    generator = noise(data, random_state)
+    # Blocks hold many draws of few cells.
+    blocks = stream(model, data, n_samples=min(n_mc_samples, 100), batch_size=batch_size)
+    parts = [marginal_ll_of(model, *block, n_mc_samples, generator) for block in blocks]
+    return torch.cat(parts).cpu().numpy()
+
+
+def marginal_ll_of(
+    model: VAE, cells: Cells, posterior: Posterior, n_mc_samples: int, generator: torch.Generator
+) -> Tensor:
+    """Log p(x) of one block of cells, (B,)."""
+    draws = max(1, BLOCK_ENTRIES // cells.x.numel())
+    logs = []
+    for start in range(0, n_mc_samples, draws):
+        z, library = posterior.draw(min(draws, n_mc_samples - start), generator)
+        log_likelihood = model.log_likelihood(cells.x, model.generative(z, library, cells))
+        logs.append(log_likelihood + model.log_prior_ratio(z, library, posterior, cells))
+    return torch.logsumexp(torch.cat(logs), dim=0) - math.log(n_mc_samples)
+
+
+def _terms(model: VAE, data: CellData, *, batch_size: int | None, random_state: int):
+    """Log-likelihood given one draw, and KL divergences, of block after block."""
+    generator = noise(data, random_state)
+    for cells, posterior in stream(model, data, batch_size=batch_size):
+        z, library = posterior.draw(generator=generator)
+        yield (
+            model.log_likelihood(cells.x, model.generative(z, library, cells)),
+            model.kl(posterior, cells),
+        )

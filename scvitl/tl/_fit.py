@@ -60,8 +60,8 @@ def fit(
         )
 
     from ..data.batches import CellData
+    from ..data.device import choose
     from ..posterior import latent
-    from ..training.device import choose
     from ..training.fit import fit as train
     from ..training.plan import resolve, split
     from ..training.progress import progress

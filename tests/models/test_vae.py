@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -47,7 +48,7 @@ def test_reference_weights():
 
 
 def test_reference_inference(two):
-    latent = build().inference(two)
+    latent = build().encode(two)
     close(latent.mean[0], [-0.413936, -0.205492, 0.519051])
     close(latent.variance[0].sqrt(), [1.141559, 0.957402, 1.271415])
     close(latent.library.exp(), [[6.0], [6.0]])
@@ -61,7 +62,7 @@ def test_reference_generative(two):
     close(p.dropout[0], [-0.19384, 0.462975, -0.297087, 0.404353])
     expected = -1.949687 - 0.225473 - 4.191969 - 2.744702
     assert model.log_likelihood(two.x, p)[0].item() == pytest.approx(expected, abs=1e-5)
-    other = model.generative(Z, two.library, two, transform_batch=0)
+    other = model.generative(Z, two.library, two, batch=torch.tensor([0, 0]))
     close(other.rate[1], [2.108457, 1.118929, 1.434121, 1.338493])
 
 
@@ -83,7 +84,7 @@ def test_library_kl_is_not_warmed_up(two):
     model = build(use_observed_lib_size=False)
     noise = torch.Generator().manual_seed(1)
     loss = model.loss(two, 0.0, noise)
-    kl_z, kl_l = model.kl(model.inference(two), two)
+    kl_z, kl_l = model.kl(model.encode(two), two)
     assert (kl_l > 0).all()
     torch.testing.assert_close(loss.total, (loss.reconstruction + kl_l).mean())
     torch.testing.assert_close(loss.kl, kl_z + kl_l)
@@ -130,15 +131,16 @@ def test_options_change_the_result(two):
     close(rate().scale.sum(1), [1.0, 1.0])
     assert (rate(use_size_factor=True).scale.sum(1) != 1).all()
     assert rate(gene_likelihood="nb").dropout is None
-    close(build(latent_distribution="ln").inference(two).z.sum(1), [1.0, 1.0])
+    close(build(latent_distribution="ln").transform(Z).sum(1), [1.0, 1.0])
+    assert not torch.allclose(rate(latent_distribution="ln").scale, rate().scale)
 
 
 def test_batch_matters_only_where_it_should(two):
     """The posterior does not see the batch unless asked to; the decoder always does."""
     swapped = cells(two.x.tolist(), batch=(1, 0))
     plain, encoding = build(), build(encode_covariates=True)
-    torch.testing.assert_close(plain.inference(two).mean, plain.inference(swapped).mean)
-    assert not torch.allclose(encoding.inference(two).mean, encoding.inference(swapped).mean)
+    torch.testing.assert_close(plain.encode(two).mean, plain.encode(swapped).mean)
+    assert not torch.allclose(encoding.encode(two).mean, encoding.encode(swapped).mean)
     decoded = [plain.generative(Z, two.library, data).scale for data in (two, swapped)]
     assert not torch.allclose(*decoded)
 
@@ -148,12 +150,49 @@ def test_batch_matters_only_where_it_should(two):
 )
 def test_samples_are_decoded_like_single_draws(two, options):
     model = build(**options)
-    latent = model.inference(two, n_samples=3, generator=torch.Generator().manual_seed(0))
-    together = model.log_likelihood(two.x, model.generative(latent.z, latent.library, two))
+    z, library = model.encode(two).draw(3, torch.Generator().manual_seed(0))
+    together = model.log_likelihood(two.x, model.generative(z, library, two))
     assert together.shape == (3, 2)
     for i in range(3):
-        one = model.generative(latent.z[i], latent.library[i], two)
+        one = model.generative(z[i], library[i], two)
         torch.testing.assert_close(together[i], model.log_likelihood(two.x, one))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"dispersion": "gene-cell"}, {"dispersion": "gene-batch"}, {"use_size_factor": True}],
+    ids=str,
+)
+def test_some_genes_are_decoded_as_among_all(two, options):
+    model, genes = build(**options), torch.tensor([3, 1])
+    some, every = (model.generative(Z, two.library, two, genes=which) for which in (genes, None))
+    for name in ("scale", "rate", "theta", "dropout"):
+        torch.testing.assert_close(getattr(some, name), getattr(every, name)[..., genes])
+
+
+def test_prior_ratio_has_the_closed_form(two):
+    """Against torch's own densities."""
+    model = build(use_observed_lib_size=False)
+    posterior = model.encode(two)
+    z, library = posterior.draw(5, torch.Generator().manual_seed(0))
+    normal = torch.distributions.Normal
+    expected = (normal(0, 1).log_prob(z) - normal(posterior.mean, posterior.variance.sqrt()).log_prob(z)).sum(
+        -1
+    )
+    prior, q = model.library_prior(two), (posterior.library, posterior.library_variance)
+    for sign, (mean, variance) in ((1, prior), (-1, q)):
+        expected = expected + sign * normal(mean, variance.sqrt()).log_prob(library).sum(-1)
+    torch.testing.assert_close(model.log_prior_ratio(z, library, posterior, two), expected)
+
+
+def test_minified_cells_bring_their_posterior(two):
+    model = build()
+    posterior = model.encode(two)
+    minified = dataclasses.replace(two, x=None, posterior=(posterior.mean, posterior.variance))
+    assert torch.equal(
+        model.encode(minified).draw(generator=torch.Generator().manual_seed(1))[0],
+        posterior.draw(generator=torch.Generator().manual_seed(1))[0],
+    )
 
 
 def test_noise_comes_from_the_generator_alone(two):

@@ -17,8 +17,8 @@ def model_and_data(fitted):
 
 def test_stream_yields_every_cell_in_order(model_and_data):
     model, data = model_and_data
-    blocks = list(posterior.stream(model, data, n_samples=3, batch_size=64))
-    assert [latent.z.shape for _, latent in blocks] == [(3, 64, 4)] * 3 + [(3, 8, 4)]
+    blocks = list(posterior.stream(model, data, batch_size=64))
+    assert [latent.mean.shape for _, latent in blocks] == [(64, 4)] * 3 + [(8, 4)]
     everything = data.gather(torch.arange(data.n_cells)).x
     assert torch.equal(torch.cat([cells.x for cells, _ in blocks]), everything)
 
@@ -34,15 +34,25 @@ def test_blocks_are_bounded_by_entries_not_cells(model_and_data, monkeypatch):
     model, data = model_and_data
     monkeypatch.setattr(engine, "BLOCK_ENTRIES", 150 * data.n_genes)
     assert [len(cells.x) for cells, _ in posterior.stream(model, data)] == [150, 50]
+    assert [len(cells.x) for cells, _ in posterior.stream(model, data, n_samples=2)] == [75, 75, 50]
+
+
+def test_stream_takes_cells_in_any_order_and_twice(model_and_data):
+    model, data = model_and_data
+    index = torch.tensor([7, 3, 7])
+    ((cells, latent),) = posterior.stream(model, data, index=index)
+    assert torch.equal(cells.x[0], cells.x[2])
+    assert torch.equal(cells.x, data.gather(index).x)
+    assert torch.equal(latent.mean[0], latent.mean[2])
 
 
 def test_draws_have_the_posterior_mean_and_variance(model_and_data):
     model, data = model_and_data
-    noise = torch.Generator().manual_seed(0)
-    (_, latent), *_ = posterior.stream(model, data, n_samples=20_000, batch_size=5, generator=noise)
+    (_, latent), *_ = posterior.stream(model, data, batch_size=5)
+    z, _ = latent.draw(20_000, torch.Generator().manual_seed(0))
     # 20,000 draws: standard error of a mean 0.007 deviations, of a variance 0.01 of it
-    assert ((latent.z.mean(0) - latent.mean) / latent.variance.sqrt()).abs().max() < 0.04
-    assert (latent.z.var(0) / latent.variance - 1).abs().max() < 0.06
+    assert ((z.mean(0) - latent.mean) / latent.variance.sqrt()).abs().max() < 0.04
+    assert (z.var(0) / latent.variance - 1).abs().max() < 0.06
 
 
 def test_elbo_is_the_negative_loss_at_full_weight(model_and_data):

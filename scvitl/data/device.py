@@ -15,3 +15,11 @@ def choose(device: str) -> str:
         msg = f"device={device!r} cannot be used here ({str(error).splitlines()[0]}). Use 'auto' or 'cpu'."
         raise ValueError(msg) from error
     return device
+
+
+def at_hand(device: str) -> str:
+    """The device that a model was fitted on, or the CPU where this machine does not have it."""
+    try:
+        return choose(device)
+    except ValueError:
+        return "cpu"

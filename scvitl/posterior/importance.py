@@ -1,0 +1,88 @@
+"""How well posterior draws explain a set of cells together: importance weights (Boyeau et al. 2023).
+
+Draws z_i of a set of cells follow the mixture of their approximate posteriors. To make them follow the mixture of
+the true posteriors, draw i gets the weight
+
+    w_i ~ sum_a p(z_i) p(x_a | z_i) / ( p(x_a) sum_a' q(z_i | x_a') )
+
+where a runs over some of the cells, the anchors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..models.blocks import log_normal
+from ..models.records import Expression
+from .engine import noise, stream
+from .scores import marginal_ll_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..data.batches import CellData
+    from ..models import VAE, Cells
+    from ..models.records import Posterior
+    from .draws import Draws
+
+ENTRIES = 2**22  # draws × anchors × genes looked at together; small blocks stay in the cache
+
+
+@torch.inference_mode()
+def weigh(
+    model: VAE,
+    data: CellData,
+    draws: Draws,
+    cells: np.ndarray | None = None,
+    *,
+    max_cells: int = 1024,
+    truncation: bool = False,
+    n_mc_samples: int = 500,
+    random_state: int = 0,
+) -> np.ndarray:
+    """Weights of ``draws`` (N,), which sum to one, for the set ``cells`` of ``data`` (all, if `None`).
+
+    ``max_cells`` of the cells are anchors; their marginal likelihoods take ``n_mc_samples`` draws each.
+    ``truncation`` caps weights at the mean weight times the square root of N.
+    """
+    cells = np.arange(data.n_cells) if cells is None else cells
+    anchors = np.random.default_rng(random_state).permutation(cells)[:max_cells]
+    log_q, log_ratio = [], []
+    for x, posterior in stream(model, data, index=torch.from_numpy(anchors)):
+        evidence = marginal_ll_of(model, x, posterior, n_mc_samples, noise(data, random_state))  # (a,)
+        log_ratio.append(_log_likelihoods(model, draws, x) - evidence)  # (N, a)
+        log_q.append(_log_posteriors(draws.z, posterior))  # (N, a)
+    log_w = log_normal(draws.z, 0.0, 1.0) + torch.logsumexp(torch.cat(log_ratio, 1), 1)
+    log_w = log_w - torch.logsumexp(torch.cat(log_q, 1), 1)
+    if truncation:
+        n = len(log_w)
+        log_w = log_w.clamp(max=torch.logsumexp(log_w, 0) - math.log(n) + 0.5 * math.log(n))
+    weights = torch.softmax(log_w.double(), 0).cpu().numpy()
+    return weights / weights.sum()
+
+
+def _log_likelihoods(model: VAE, draws: Draws, x: Cells) -> Tensor:
+    """Log p(x_a | z_i) with the library size of a, (N, a)."""
+    n_anchors, n_genes = x.x.shape
+    library = torch.exp(x.library)  # (a, 1)
+    parts = []
+    for rows in torch.arange(len(draws.z), device=x.x.device).split(max(1, ENTRIES // (n_anchors * n_genes))):
+        block = draws.take(rows)
+        p = model.generative(block.z, block.library, block.cells)
+        rate = p.scale[:, None] * library  # (b, a, G)
+        theta, dropout = (
+            value if value is None or value.ndim == 1 else value[:, None].expand_as(rate).contiguous()
+            for value in (p.theta, p.dropout)
+        )
+        parts.append(model.log_likelihood(x.x, Expression(p.scale, rate, theta, dropout)))
+    return torch.cat(parts)
+
+
+def _log_posteriors(z: Tensor, posterior: Posterior) -> Tensor:
+    """Log q(z_i | x_a), (N, a)."""
+    blocks = z.split(max(1, ENTRIES // posterior.mean.numel()))
+    return torch.cat([log_normal(block[:, None], posterior.mean, posterior.variance) for block in blocks])
