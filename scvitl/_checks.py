@@ -71,6 +71,13 @@ def number(
         raise ValueError(msg)
 
 
+def reading(*, batch_size: object, random_state: object) -> None:
+    """Options that all readers of a model share."""
+    if batch_size is not None:
+        whole_number("batch_size", batch_size)
+    seed(random_state)
+
+
 def did_you_mean(value: str, names: Iterable[str]) -> str:
     """A question such as "Did you mean 'batch'?" with a space before it, or nothing where no name is close."""
     names = {str(name).lower(): str(name) for name in names}
@@ -106,3 +113,13 @@ def several_cells(adata: ad.AnnData) -> None:
     if adata.n_obs < 2 or adata.n_vars < 1:
         msg = f"adata has {adata.n_obs} cells × {adata.n_vars} genes; at least two cells and one gene are needed."
         raise ValueError(msg)
+
+
+def fits_memory(n_bytes: float, what: str, remedy: str) -> None:
+    """What is about to be made fits into the memory that is free."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if n_bytes > free:
+        msg = f"{what} needs {n_bytes / 1e9:,.1f} GB of memory, but {free / 1e9:,.1f} GB are free: {remedy}."
+        raise MemoryError(msg)

@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
+from ._aggregated_posterior import aggregated_posterior
 from ._elbo import elbo
+from ._feature_correlation import feature_correlation
 from ._history import history
+from ._importance_weights import importance_weights
 from ._latent import latent
+from ._latent_library_size import latent_library_size
+from ._likelihood_parameters import likelihood_parameters
+from ._marginal_ll import marginal_ll
 from ._model import model
+from ._normalized_expression import normalized_expression
+from ._posterior_predictive import posterior_predictive
+from ._rank_genes_groups import rank_genes_groups
+from ._reconstruction_error import reconstruction_error
 
-__all__ = ["elbo", "history", "latent", "model"]
+__all__ = [
+    "aggregated_posterior",
+    "elbo",
+    "feature_correlation",
+    "history",
+    "importance_weights",
+    "latent",
+    "latent_library_size",
+    "likelihood_parameters",
+    "marginal_ll",
+    "model",
+    "normalized_expression",
+    "posterior_predictive",
+    "rank_genes_groups",
+    "reconstruction_error",
+]

@@ -13,6 +13,8 @@ def elbo(
     adata: AnnData,
     *,
     key: str = "scvi",
+    model: store.FittedModel | None = None,
+    indices: object = None,
     batch_size: int | None = None,
     return_mean: bool = True,
     random_state: int = 0,
@@ -25,15 +27,20 @@ def elbo(
     Parameters
     ----------
     adata
-        Cells with a fitted model, with counts where they were at the fit.
+        Cells to look at, with counts where they were at the fit.
     key
         Name of the model in ``uns``.
+    model
+        Model to use in place of the one in ``uns``, as :func:`scvitl.get.model` returns it: for other cells than
+        those it was fitted to. Their genes are matched by name.
+    indices
+        Cells to take: a mask, positions, names, or a query of ``obs``. `None` takes all.
     batch_size
         Cells looked at together; `None` chooses by the number of genes.
     return_mean
         Whether to return the mean over cells, or else the value of every cell.
     random_state
-        Seed of the one posterior draw per cell.
+        Seed of the posterior draws.
 
     Returns
     -------
@@ -42,26 +49,22 @@ def elbo(
     Raises
     ------
     KeyError
-        There is no such model, or a column that it needs is missing.
+        There is no such model, or cells or a column that it needs are missing.
     ValueError
-        Genes of the model are missing, a batch is new to it, or the counts are not counts.
+        Genes of the model are missing, a batch is new to it, the counts are not counts, or no cells are selected.
 
     Examples
     --------
     >>> import scvitl
     >>> adata = scvitl.datasets.toy()
     >>> scvitl.tl.scvi(adata, batch_key="batch", max_epochs=1, progress=False)
-    >>> scvitl.get.elbo(adata, return_mean=False).shape
-    (600,)
+    >>> scvitl.get.elbo(adata, indices="batch == 'batch_1'", return_mean=False).ndim
+    1
     """
-    if batch_size is not None:
-        _checks.whole_number("batch_size", batch_size)
-    _checks.seed(random_state)
-    model = store.from_uns(adata, key)
+    _checks.reading(batch_size=batch_size, random_state=random_state)
+    fitted, cells = store.open_cells(adata, key=key, model=model, indices=indices, counts_for="get.elbo")
 
     from .. import posterior
 
-    values = posterior.elbo(
-        model.module, store.load(adata, model), batch_size=batch_size, random_state=random_state
-    )
+    values = posterior.elbo(fitted.module, cells, batch_size=batch_size, random_state=random_state)
     return float(values.mean(dtype="float64")) if return_mean else values

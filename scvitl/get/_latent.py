@@ -13,9 +13,12 @@ def latent(
     adata: AnnData,
     *,
     key: str = "scvi",
+    model: store.FittedModel | None = None,
+    indices: object = None,
     give_mean: bool = True,
     mc_samples: int = 5000,
     return_dist: bool = False,
+    batch_size: int | None = None,
     random_state: int = 0,
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Latent representation of cells by a fitted model.
@@ -26,15 +29,22 @@ def latent(
     Parameters
     ----------
     adata
-        Cells with a fitted model, with counts where they were at the fit.
+        Cells to look at, with counts where they were at the fit.
     key
         Name of the model in ``uns``.
+    model
+        Model to use in place of the one in ``uns``, as :func:`scvitl.get.model` returns it: for other cells than
+        those it was fitted to. Their genes are matched by name.
+    indices
+        Cells to take: a mask, positions, names, or a query of ``obs``. `None` takes all.
     give_mean
         Whether to return the posterior mean, or else one draw from the posterior.
     mc_samples
         Draws to average for the mean of a logistic normal, which has no formula.
     return_dist
         Whether to return the mean and the variance of the normal posterior (before any softmax) instead.
+    batch_size
+        Cells looked at together; `None` chooses by the number of genes.
     random_state
         Seed of the draws.
 
@@ -45,9 +55,9 @@ def latent(
     Raises
     ------
     KeyError
-        There is no such model, or a column that it needs is missing.
+        There is no such model, or cells or a column that it needs are missing.
     ValueError
-        Genes of the model are missing, a batch is new to it, or the counts are not counts.
+        Genes of the model are missing, a batch is new to it, the counts are not counts, or no cells are selected.
 
     Examples
     --------
@@ -59,14 +69,18 @@ def latent(
     (600, 10)
     """
     _checks.whole_number("mc_samples", mc_samples)
-    _checks.seed(random_state)
-    model = store.from_uns(adata, key)
+    _checks.reading(batch_size=batch_size, random_state=random_state)
+    fitted, cells = store.open_cells(adata, key=key, model=model, indices=indices)
 
     from .. import posterior
 
-    cells = store.load(adata, model)
     if return_dist:
-        return posterior.latent_distribution(model.module, cells)
+        return posterior.latent_distribution(fitted.module, cells, batch_size=batch_size)
     return posterior.latent(
-        model.module, cells, give_mean=give_mean, mc_samples=mc_samples, random_state=random_state
+        fitted.module,
+        cells,
+        give_mean=give_mean,
+        mc_samples=mc_samples,
+        batch_size=batch_size,
+        random_state=random_state,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .compare import compare
+from .correlation import feature_correlation
 from .engine import stream
 from .expression import (
     expression_blocks,
@@ -10,14 +12,18 @@ from .expression import (
     normalized_expression,
     posterior_predictive,
 )
+from .importance import importance_weights
 from .latent import aggregated_posterior, latent, latent_distribution, library_size
 from .scores import elbo, marginal_ll, reconstruction_error
 
 __all__ = [
     "aggregated_posterior",
+    "compare",
     "elbo",
     "expression_blocks",
     "expression_draws",
+    "feature_correlation",
+    "importance_weights",
     "latent",
     "latent_distribution",
     "library_size",

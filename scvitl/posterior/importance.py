@@ -18,6 +18,7 @@ import torch
 
 from ..models.blocks import log_normal
 from ..models.records import Expression
+from .draws import draw
 from .engine import noise, stream
 from .scores import marginal_ll_of
 
@@ -63,6 +64,17 @@ def weigh(
         log_w = log_w.clamp(max=torch.logsumexp(log_w, 0) - math.log(n) + 0.5 * math.log(n))
     weights = torch.softmax(log_w.double(), 0).cpu().numpy()
     return weights / weights.sum()
+
+
+def importance_weights(
+    model: VAE, data: CellData, *, n_samples: int = 1, random_state: int = 0, **options
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of posterior draws of all cells, (S, n), and the draws, (S, n, D)."""
+    index = torch.arange(data.n_cells).repeat(n_samples)
+    draws = draw(model, data, index, noise(data, random_state))
+    weights = weigh(model, data, draws, random_state=random_state, **options)
+    shape = n_samples, data.n_cells
+    return weights.reshape(shape), draws.z.reshape(*shape, -1).cpu().numpy()
 
 
 def _log_likelihoods(model: VAE, draws: Draws, x: Cells) -> Tensor:

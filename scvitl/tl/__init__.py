@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._rank_genes_groups import rank_genes_groups
 from ._scvi import scvi
 
-__all__ = ["scvi"]
+__all__ = ["rank_genes_groups", "scvi"]

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+
+from .. import _checks, store
+from ._decoding import batch_codes, gene_names, gene_positions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+
+def feature_correlation(
+    adata: AnnData,
+    *,
+    key: str = "scvi",
+    model: store.FittedModel | None = None,
+    indices: object = None,
+    transform_batch: str | Sequence[str] | None = None,
+    genes: Sequence[str] | None = None,
+    method: Literal["spearman", "pearson"] = "spearman",
+    n_samples: int = 10,
+    size_factor: float = 1000.0,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Which genes go together over cells, once depth and sampling noise are taken out.
+
+    Correlations of raw counts are dragged to zero by dropouts and pushed up by depth. Here cells are decoded from
+    posterior draws, and the variation that the model ascribes to a gene's own dispersion is put back, so that
+    correlations are neither diluted nor overdone. :func:`scvitl.pl.correlation` draws the result.
+
+    Parameters
+    ----------
+    adata
+        Cells to look at, with counts where they were at the fit.
+    key
+        Name of the model in ``uns``.
+    model
+        Model to use in place of the one in ``uns``, as :func:`scvitl.get.model` returns it: for other cells than
+        those it was fitted to. Their genes are matched by name.
+    indices
+        Cells to take: a mask, positions, names, or a query of ``obs``. `None` takes all.
+    transform_batch
+        Batch to decode all cells from; for several, or ``"all"``, the mean of the correlations in each. `None` leaves
+        each cell in its own.
+    genes
+        Names of genes to return, in this order. `None` takes all genes of the model.
+    method
+        Spearman's rank correlation or Pearson's.
+    n_samples
+        Posterior draws per cell.
+    size_factor
+        Counts of the cells as which all are decoded; the smaller, the more the dispersion weighs.
+    random_state
+        Seed of the draws.
+
+    Returns
+    -------
+    A frame of genes × genes. Nothing in ``adata`` changes.
+
+    Raises
+    ------
+    KeyError
+        There is no such model, gene, cell or batch, or a column that the model needs is missing.
+    ValueError
+        The likelihood of the model has no dispersion, genes of the model are missing, a batch is new to it, the
+        counts are not counts, or no cells are selected.
+    MemoryError
+        The draws would not fit.
+
+    Examples
+    --------
+    >>> import scvitl
+    >>> adata = scvitl.datasets.toy()
+    >>> scvitl.tl.scvi(adata, batch_key="batch", max_epochs=1, progress=False)
+    >>> scvitl.get.feature_correlation(adata, genes=adata.var_names[:3]).shape
+    (3, 3)
+    """
+    _checks.one_of("method", method, ("spearman", "pearson"))
+    _checks.whole_number("n_samples", n_samples)
+    _checks.number("size_factor", size_factor, above=0)
+    _checks.seed(random_state)
+    fitted, cells = store.open_cells(adata, key=key, model=model, indices=indices)
+    likelihood = fitted.params["gene_likelihood"]
+    if likelihood not in {"nb", "zinb"}:
+        msg = (
+            f"get.feature_correlation draws from the dispersions of genes, which gene_likelihood={likelihood!r} has not: "
+            "fit with 'nb' or 'zinb'."
+        )
+        raise ValueError(msg)
+    positions = gene_positions(fitted.schema, genes)
+    batches = batch_codes(fitted.schema, transform_batch)
+    names = gene_names(fitted.schema, positions)
+    n_draws = cells.n_cells * n_samples
+    # hidden units of all draws, two blocks of genes, and twice the result
+    n_values = (
+        n_draws * (fitted.params["n_hidden"] + 2 * min(len(names), 2**27 // n_draws)) + 4 * len(names) ** 2
+    )
+    _checks.fits_memory(
+        4 * n_values, "the computation", "take fewer cells with indices, fewer genes, or n_samples=1"
+    )
+
+    from .. import posterior
+
+    values = posterior.feature_correlation(
+        fitted.module,
+        cells,
+        method=method,
+        n_samples=n_samples,
+        size_factor=size_factor,
+        batches=batches,
+        genes=positions,
+        random_state=random_state,
+    )
+    return pd.DataFrame(values, index=names, columns=names)

@@ -1,0 +1,108 @@
+"""The way of a test of differential expression: check the options, choose batches, draw and compare, make tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import _checks
+from .._keys import RANKING_TABLE
+from .._logging import logg
+from ..data import selection
+from ._ranking import count_statistics, frame
+
+if TYPE_CHECKING:
+    import anndata as ad
+    import pandas as pd
+
+    from ..data import Schema
+    from ..data.batches import CellData
+    from ..store import FittedModel
+    from ._groups import Comparisons
+
+    Batches = tuple[list[int | None], list[int | None]]
+
+
+def check_options(options: dict[str, Any], batches1: object, batches2: object) -> None:
+    """Every option has a legal value."""
+    _checks.one_of("mode", options["mode"], ("change", "vanilla"))
+    _checks.one_of("test_mode", options["test_mode"], ("three", "two"))
+    if options["delta"] != "auto":
+        _checks.number("delta", options["delta"], at_least=0)
+    if options["pseudocounts"] is not None:
+        _checks.number("pseudocounts", options["pseudocounts"], above=0)
+    for level in options["cred_interval_lvls"]:
+        _checks.number("cred_interval_lvls", level, above=0, below=1)
+    _checks.number("fdr_target", options["fdr_target"], above=0, below=1)
+    _checks.whole_number("n_samples", options["n_samples"], at_least=2)
+    _checks.seed(options["random_state"])
+    for name in ("batch_correction", "filter_outlier_cells"):
+        _checks.true_or_false(name, options[name])
+    if not options["batch_correction"] and not (batches1 is None and batches2 is None):
+        msg = "batches1 and batches2 are the batches to decode from: they need batch_correction=True."
+        raise ValueError(msg)
+
+
+def check_name(adata: ad.AnnData, name: object) -> None:
+    """Results under this name hide nothing else."""
+    if not isinstance(name, str) or not name or "/" in name:
+        msg = f"key_added={name!r} cannot name results: use a word, without a slash."
+        raise ValueError(msg)
+    there = adata.uns.get(name)
+    if there is not None and not (isinstance(there, dict) and {"params", "names"} <= there.keys()):
+        msg = f"adata.uns[{name!r}] holds something that is not a ranking of genes: choose another key_added."
+        raise ValueError(msg)
+    if name in adata.obs and (there is None or RANKING_TABLE not in there):
+        msg = f"adata.obs[{name!r}] exists already: choose another key_added."
+        raise ValueError(msg)
+
+
+def batches_of(schema: Schema, correct: object, batches1: object, batches2: object) -> Batches:
+    """Codes of the batches that either side is decoded from; ``[None]`` leaves cells in their own."""
+    if not correct:
+        if schema.batch is not None and len(schema.batch.categories) > 1:
+            logg.hint(
+                "cells are compared as of their own batches; batch_correction=True takes batch effects out"
+            )
+        return [None], [None]
+    first = selection.batches(schema, "all" if batches1 is None else batches1, "batches1")
+    second = first if batches2 is None else selection.batches(schema, batches2, "batches2")
+    if set(first) == set(second):
+        return first, first
+    if set(first) & set(second):
+        msg = "batches1 and batches2 overlap: they must be the same batches, or have none in common."
+        raise ValueError(msg)
+    return first, second
+
+
+def compare(
+    fitted: FittedModel,
+    data: CellData,
+    comparisons: Comparisons,
+    options: dict[str, Any],
+    *,
+    batches: Batches,
+    importance_options: dict[str, Any] | None,
+) -> dict[str, pd.DataFrame]:
+    """The full table of every group."""
+    from .. import posterior
+
+    if data.counts is None:
+        logg.warning("the cells are minified: the table has no statistics of counts")
+        counts = [{} for _ in comparisons.pairs]
+    else:
+        counts = count_statistics(data.counts, comparisons)
+    statistics = posterior.compare(
+        fitted.module,
+        data,
+        comparisons.sets,
+        comparisons.pairs,
+        batches=batches,
+        mean_counts=[(table.get("raw_mean1"), table.get("raw_mean2")) for table in counts],
+        importance_options=importance_options,
+        **{name: value for name, value in options.items() if name not in {"fdr_target", "batch_correction"}},
+    )
+    sides = {"reference": comparisons.reference, "fdr_target": options["fdr_target"]}
+    return {
+        name: frame(fitted.schema.genes, *both, group=name, **sides)
+        for name, *both in zip(comparisons.names, statistics, counts, strict=True)
+    }

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from .. import _checks, store
+from .._keys import RANKING, RANKING_TABLE
+from .._logging import logg
+from ..get._decoding import importance
+from ._differential import batches_of, check_name, check_options, compare
+from ._fit import write
+from ._groups import by_column, by_selection, membership
+from ._ranking import joined, structure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+
+def rank_genes_groups(  # noqa: PLR0913
+    adata: AnnData,
+    groupby: str | None = None,
+    *,
+    groups: Sequence[str] | None = None,
+    reference: str = "rest",
+    cells1: object = None,
+    cells2: object = None,
+    key: str = "scvi",
+    model: store.FittedModel | None = None,
+    mode: Literal["change", "vanilla"] = "change",
+    delta: float | Literal["auto"] = 0.25,
+    pseudocounts: float | None = None,
+    test_mode: Literal["three", "two"] = "three",
+    cred_interval_lvls: Sequence[float] = (),
+    batch_correction: bool = False,
+    batches1: Sequence[str] | None = None,
+    batches2: Sequence[str] | None = None,
+    weights: Literal["uniform", "importance"] = "uniform",
+    importance_options: dict[str, Any] | None = None,
+    filter_outlier_cells: bool = False,
+    fdr_target: float = 0.05,
+    n_samples: int = 5000,
+    random_state: int = 0,
+    key_added: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Find the genes that differ between groups of cells, by a fitted model :cite:p:`Lopez18,Boyeau19`.
+
+    Posterior draws of two groups of cells are decoded and compared, so that depth, sampling noise and, where asked
+    for, batch are accounted for. Use it in place of :func:`scanpy.tl.rank_genes_groups` once a model is fitted; results
+    are stored in the same form, so scanpy's plots and tables work, and :func:`scvitl.get.rank_genes_groups` returns
+    the full table. Say which cells to compare by ``groupby``, or select them with ``cells1`` and ``cells2``.
+
+    Parameters
+    ----------
+    adata
+        Cells with a fitted model, with counts where they were at the fit.
+    groupby
+        Column of ``obs`` with the groups.
+    groups
+        Groups to test. `None` tests all.
+    reference
+        Group to compare them with; ``"rest"`` is all other cells, those without a group included.
+    cells1
+        In place of ``groupby``: cells to test, as a mask, positions, names, or a query of ``obs``.
+    cells2
+        Cells to compare ``cells1`` with. `None` takes all others.
+    key
+        Name of the model in ``uns``.
+    model
+        Model to use in place of the one in ``uns``, as :func:`scvitl.get.model` returns it.
+    mode
+        ``"change"`` asks how probable it is that expression changes by more than ``delta``, and gives fold
+        changes; ``"vanilla"`` only asks in which group it is higher.
+    delta
+        Log2 fold change that matters; ``"auto"`` finds one between the genes that change and those that do not.
+    pseudocounts
+        Added to expression before fold changes are taken. `None` takes the level that the model gives to genes that
+        are next to absent.
+    test_mode
+        ``"three"``: a gene is up, down or neither, and the likelier of up and down counts. ``"two"``: it changes or
+        not, whatever the direction.
+    cred_interval_lvls
+        Levels of credible intervals of the log fold change to add to the table, such as ``[0.95]``.
+    batch_correction
+        Whether to decode both groups from the same batches, all or ``batches1``, so that batches cancel.
+    batches1
+        Batches to decode the first group from. `None` takes all.
+    batches2
+        Batches to decode the reference from: the same as ``batches1`` (default) or none of them.
+    weights
+        ``"importance"`` weighs draws by how well they explain the group :cite:p:`Boyeau23`: more exact, and much
+        slower.
+    importance_options
+        ``max_cells``, ``truncation`` and ``n_mc_samples`` of :func:`scvitl.get.importance_weights`.
+    filter_outlier_cells
+        Whether to leave out cells that lie far from the rest of their group in latent space.
+    fdr_target
+        Expected share of false discoveries among the genes flagged in ``is_de_fdr_*``.
+    n_samples
+        Draws per group.
+    random_state
+        Seed of the draws.
+    key_added
+        Name of the results in ``uns``, in place of ``"rank_genes_groups"``.
+    copy
+        Whether to return a copy rather than write into ``adata``.
+
+    Returns
+    -------
+    `None`, or a copy of ``adata`` if ``copy=True``. These fields are set:
+
+    `adata.uns['rank_genes_groups' | key_added]` : :class:`dict`
+        scanpy's structure, genes sorted by ``scores`` within a group: ``names``; ``scores``, log odds that the
+        gene is higher in the group (by more than ``delta``); ``logfoldchanges``, posterior mean; ``pvals``,
+        1 - probability of a difference (no p-value, but small means sure as well); ``pvals_adj``, expected share of
+        false discoveries down to this gene; ``params``; and ``table``, the full table.
+    `adata.obs['rank_genes_groups' | key_added]` : :class:`pandas.Categorical`
+        With ``cells1``: which set each cell was in, for scanpy's plots.
+
+    Raises
+    ------
+    KeyError
+        There is no such model, column, group, cell or batch.
+    ValueError
+        A group has fewer than two cells, group and reference are the same, sets overlap or are empty, or an option
+        is not legal.
+
+    Examples
+    --------
+    >>> import scanpy as sc, scvitl
+    >>> adata = scvitl.datasets.toy()
+    >>> scvitl.tl.scvi(adata, batch_key="batch", max_epochs=2, progress=False)
+    >>> scvitl.tl.rank_genes_groups(adata, "cell_type", n_samples=200)
+    >>> sc.get.rank_genes_groups_df(adata, "type_1").columns.tolist()
+    ['names', 'scores', 'logfoldchanges', 'pvals', 'pvals_adj']
+    """
+    options = {
+        "mode": mode,
+        "delta": delta,
+        "pseudocounts": pseudocounts,
+        "test_mode": test_mode,
+        "cred_interval_lvls": list(cred_interval_lvls),
+        "fdr_target": fdr_target,
+        "n_samples": n_samples,
+        "filter_outlier_cells": filter_outlier_cells,
+        "batch_correction": batch_correction,
+        "random_state": random_state,
+    }
+    check_options(options, batches1, batches2)
+    _checks.true_or_false("copy", copy)
+    name = RANKING if key_added is None else key_added
+    check_name(adata, name)
+    importance_options = importance(weights, importance_options)
+    if (groupby is None) == (cells1 is None):
+        msg = "say which cells to compare: either groupby, a column of obs, or cells1 (and cells2), not both."
+        raise ValueError(msg)
+    selected = cells1 is not None
+    comparisons = (
+        by_selection(adata, cells1, cells2) if selected else by_column(adata, groupby, groups, reference)
+    )
+    start = logg.info("ranking genes")
+    needs = None if importance_options is None else "weights='importance'"
+    fitted, data = store.open_cells(adata, key=key, model=model, counts_for=needs)
+    batches = batches_of(fitted.schema, options["batch_correction"], batches1, batches2)
+    tables = compare(
+        fitted, data, comparisons, options, batches=batches, importance_options=importance_options
+    )
+    params = {
+        "groupby": name if selected else groupby,
+        "reference": comparisons.reference,
+        "method": "scvi",
+        "use_raw": False,
+        "layer": None,
+        "corr_method": "posterior expected false discovery rate",
+        "model": key,
+        "weights": weights,
+        **{option: value for option, value in options.items() if value not in (None, [])},
+    }
+    result = {"params": params, **structure(tables), RANKING_TABLE: joined(tables)}
+    column = {name: membership(adata, comparisons)} if selected else {}
+    adata = adata.copy() if copy else adata
+    write(adata, {"obs": column, "uns": {name: result}})
+    logg.info("    finished", time=start, deep=f"added\n    {name!r}, ranked genes (adata.uns)")
+    return adata if copy else None
