@@ -44,7 +44,7 @@ $(BIN)/python:
 
 # The stamps are newer than the pins once the installation has gone through.
 $(DEV): $(PINS) | $(BIN)/python
-	$(BIN)/python -m pip install -c constraints.txt -e ".[test,demo]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[test,demo,parity]"
 	@touch $@
 
 $(DOCS): $(PINS) | $(BIN)/python

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import datasets, get, pl, tl
+from . import datasets, get, io, pl, tl
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "datasets", "get", "pl", "tl"]
+__all__ = ["__version__", "datasets", "get", "io", "pl", "tl"]

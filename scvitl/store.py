@@ -177,13 +177,19 @@ def summary(model: FittedModel) -> str:
     n_weights = sum(weight.numel() for weight in model.module.parameters())
     covariates = [covariate.key for covariate in (*schema.categorical, *schema.continuous)]
     ended = ", interrupted" if p["interrupted"] else ""
+    if "source" in p:
+        training = f"imported from {p['source']}"
+    else:
+        training = (
+            f"{p['plan']} plan, {p['epochs_run']} epochs in {p['seconds']:.0f} s on {p['device']}{ended}"
+        )
     rows = {
         "latent space": f"{p['n_latent']} dimensions ({p['latent_distribution']})",
         "counts": f"{p['gene_likelihood']}, dispersion by {p['dispersion']}, from {p.get('layer', 'X')}",
         "network": f"{p['n_layers']} hidden layer{'s' * (p['n_layers'] > 1)} of {p['n_hidden']} units, {n_weights:,} weights",
         "batches": batch and f"{len(batch.categories)} in obs[{batch.key!r}]: {_few(batch.categories)}",
         "covariates": _few(covariates),
-        "training": f"{p['plan']} plan, {p['epochs_run']} epochs in {p['seconds']:.0f} s on {p['device']}{ended}",
+        "training": training,
         "held-out loss": held_out_loss(model),
     }
     title = f"{p['model']} model of {p['n_obs']:,} cells × {len(schema.genes):,} genes"

@@ -16,11 +16,11 @@ ROOT = Path(scvitl.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FUNCTIONS = {
     f"{part}.{name}": getattr(getattr(scvitl, part), name)
-    for part in ("tl", "pl", "get", "datasets")
+    for part in ("tl", "pl", "get", "io", "datasets")
     for name in getattr(scvitl, part).__all__
 }
 FLOORS = [
-    {"tl", "pl", "get", "datasets"},
+    {"tl", "pl", "get", "io", "datasets"},
     {"posterior"},
     {"training"},
     {"store"},
@@ -40,7 +40,7 @@ def test_signature(name, function):
     parameters = list(inspect.signature(function).parameters.values())
     positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
     assert len(positional) <= 3
-    if not name.startswith("datasets."):
+    if not name.startswith(("datasets.", "io.")):
         assert positional[0].name == "adata"
     assert all(p.default is not p.empty for p in parameters if p.kind is p.KEYWORD_ONLY)
     assert all(p.annotation is not p.empty for p in parameters)

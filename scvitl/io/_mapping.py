@@ -1,0 +1,178 @@
+"""How the classes of scvi-tools become models of this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from .. import _checks, store
+from .._logging import logg
+from ..data import locate
+from ..tl._fit import library_priors
+from ..tl._options import CHOICES, NUMBERS, SWITCHES
+from . import _registry, _weights
+from ._history import history
+from ._unpickle import ACTIVATIONS, Node, RefusedError, intact
+
+if TYPE_CHECKING:
+    import anndata as ad
+    import numpy as np
+
+    from ..data import Schema
+    from ..data.batches import CellData
+    from ._saved import Saved
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one class becomes a model of ours."""
+
+    title: str
+    function: str  # of `tl`, whose results these are
+    options: dict[str, Any]  # what scvi-tools takes where the file does not say
+    idle: frozenset[str]  # arguments that make no difference, or that the tensors tell
+
+
+READERS = {
+    "SCVI": Reader(
+        title="scVI",
+        function="scvi",
+        options={
+            "dropout_rate": 0.1,
+            "dispersion": "gene",
+            "gene_likelihood": "zinb",
+            "latent_distribution": "normal",
+            "log_variational": True,
+            "encode_covariates": False,
+            "deeply_inject_covariates": True,
+            "batch_representation": "one-hot",
+            "embedding_dim": 5,
+            "use_batch_norm": "both",
+            "use_layer_norm": "none",
+            "use_observed_lib_size": True,
+            "var_activation": "exp",
+        },
+        idle=frozenset({"extra_payload_autotune", "n_hidden", "n_latent", "n_layers", "use_cuda"}),
+    )
+}
+# What scvi-tools leaves in uns when it replaces the counts by the posterior.
+MINIFIED = {"_scvi_adata_minify_type": "latent_posterior_parameters"}
+
+
+def imported(saved: Saved, adata: ad.AnnData) -> tuple[Reader, store.FittedModel, CellData]:
+    """The saved model with its reader, and the cells of ``adata`` as it reads them."""
+    from .. import __version__
+    from ..data.batches import CellData
+
+    with intact(saved.file):
+        entries = _registry.registry(saved)
+        reader = _reader(saved, entries)
+        weights = _weights.rename(saved.state)
+        architecture = {**_options(reader, saved, entries), **_weights.sizes(weights)}
+        schema = _registry.schema(saved, entries, labels=architecture["dispersion"] == "gene-label")
+        losses = history(saved.attributes.get("history_"))
+        n_cells = _registry.n_cells(entries) or adata.n_obs
+        trained = bool(saved.attributes.get("is_trained_", True))
+    if any(adata.uns.get(key) == value for key, value in MINIFIED.items()):
+        msg = "scvi-tools minified adata: its counts are gone. Pass the AnnData that still has them."
+        raise ValueError(msg)
+    whole = architecture["gene_likelihood"] != "normal"
+    schema = replace(schema, layer=locate(adata, schema.layer, whole=whole))
+    data = CellData(adata, schema, whole=whole)
+    if _registry.before_priors(saved) and not (architecture["use_observed_lib_size"] or schema.size_factor):
+        weights |= _priors(data, schema)
+    module = _weights.module(saved.file, architecture, schema, weights)
+    if not trained:
+        logg.warning("the model was saved before it was trained: its results mean nothing")
+    params = {
+        "model": reader.title,
+        "plan": "scvi-tools",
+        "source": _registry.source(entries),
+        "n_obs": n_cells,
+        "n_vars": len(schema.genes),
+        "epochs_run": len(losses) or None,
+        "restored_epoch": len(losses) - 1 if len(losses) else None,
+        "interrupted": False,
+        "version": __version__,
+        "format": store.FORMAT,
+        "device": "cpu",
+        "random_state": 0,
+        **architecture,
+        **_columns(schema),
+    }
+    params = {name: value for name, value in params.items() if value is not None}
+    return reader, store.FittedModel(module, schema, params, losses), data
+
+
+def _reader(saved: Saved, entries: dict[str, Any]) -> Reader:
+    name = _registry.class_name(saved, entries)
+    if name not in READERS:
+        msg = (
+            f"{str(saved.file)!r} holds a {name} model, from {_registry.source(entries)}. What can be read so far: "
+            f"{', '.join(READERS)}."
+        )
+        raise RefusedError(msg)
+    return READERS[name]
+
+
+def _options(reader: Reader, saved: Saved, entries: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of our module, apart from sizes."""
+    given = _arguments(saved.attributes["init_params_"])
+    given |= {f"batch_embedding_kwargs[{k!r}]": v for k, v in given.pop("batch_embedding_kwargs", {}).items()}
+    given.pop("batch_embedding_kwargs['embedding_dim']", None)
+    unknown = [name for name in given if name not in reader.options and name not in reader.idle]
+    if unknown:
+        msg = (
+            f"the model in {str(saved.file)!r} was made with {', '.join(unknown)}, which scvitl's {reader.title} does not "
+            "have: use scvi-tools for it."
+        )
+        raise RefusedError(msg)
+    options = {name: given.get(name, default) for name, default in reader.options.items()}
+    if isinstance(options["var_activation"], type) and issubclass(options["var_activation"], Node):
+        options["var_activation"] = ACTIVATIONS[options["var_activation"].name]
+    if _registry.always_latent_library(entries):
+        options["use_observed_lib_size"] = False
+    for name in CHOICES.keys() & options.keys():
+        _checks.one_of(name, options[name], CHOICES[name])
+    for name in NUMBERS.keys() & options.keys():
+        _checks.number(name, options[name], **NUMBERS[name])
+    for name in set(SWITCHES) & options.keys():
+        _checks.true_or_false(name, options[name])
+    return options
+
+
+def _arguments(saved: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that the model was made with, apart from those left empty."""
+    if "non_kwargs" in saved:
+        parts = [saved["non_kwargs"], *saved["kwargs"].values()]
+    else:
+        parts = [saved, *(part for part in saved.values() if isinstance(part, dict))]
+        parts[0] = {name: value for name, value in saved.items() if not isinstance(value, dict)}
+    flat = {name: value for part in parts for name, value in part.items()}
+    return {name: value for name, value in flat.items() if value is not None and value != {}}
+
+
+def _columns(schema: Schema) -> dict[str, Any]:
+    """The columns as arguments of `tl`."""
+    return {
+        "batch_key": schema.batch and schema.batch.key,
+        "labels_key": schema.labels and schema.labels.key,
+        "layer": schema.layer,
+        "size_factor_key": schema.size_factor,
+        "categorical_covariate_keys": [covariate.key for covariate in schema.categorical],
+        "continuous_covariate_keys": [covariate.key for covariate in schema.continuous],
+    }
+
+
+def _priors(data: CellData, schema: Schema) -> dict[str, np.ndarray]:
+    """Priors of the library size, which scvi-tools before 0.15 kept in the AnnData."""
+    names = ("",) if schema.batch is None else schema.batch.categories
+    absent = [name for code, name in enumerate(names) if not (data.batch == code).any()]
+    if absent:
+        msg = (
+            "the model infers library sizes, and the file does not hold their means, as it is older than scvi-tools 0.15. "
+            f"They are taken from adata, which has no cells of batch {', '.join(map(repr, absent))}: "
+            "pass the cells that the model was trained on."
+        )
+        raise ValueError(msg)
+    return {name: prior.numpy() for name, prior in library_priors(data, schema).items()}

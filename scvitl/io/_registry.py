@@ -1,0 +1,124 @@
+"""What scvi-tools knows about a model besides its weights: class, version, genes and columns."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from ..data import Category, Continuous, Schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._saved import Saved
+
+# Tensors that only one class has, for files of versions that did not note the class.
+SIGNS = {
+    "y_prior": "SCANVI",
+    "background_pro_alpha": "TOTALVI",
+    "decoder.factor_regressor.": "LinearSCVI",
+    "decoder.px_noise_decoder.": "SCAR",
+}
+
+
+def registry(saved: Saved) -> dict[str, Any]:
+    """The registry, in the form that it has since scvi-tools 0.15."""
+    if "registry_" in saved.attributes:
+        return saved.attributes["registry_"]
+    old = saved.attributes["scvi_setup_dict_"]
+    columns = old["categorical_mappings"]
+    fields: dict[str, dict] = {
+        "X": {"data_registry": old["data_registry"]["X"], "summary_stats": old["summary_stats"]}
+    }
+    for name in ("batch", "labels"):
+        entry = columns.get(f"_scvi_{name}")
+        if entry is not None:
+            state = {"original_key": entry["original_key"], "categorical_mapping": entry["mapping"]}
+            fields[name] = {"state_registry": state}
+    if "extra_categoricals" in old:
+        covariates = old["extra_categoricals"]
+        state = {"field_keys": covariates["keys"], "mappings": covariates["mappings"]}
+        fields["extra_categorical_covs"] = {"state_registry": state}
+    if "extra_continuous_keys" in old:
+        fields["extra_continuous_covs"] = {"state_registry": {"columns": old["extra_continuous_keys"]}}
+    return {"scvi_version": old["scvi_version"], "field_registries": fields}
+
+
+def class_name(saved: Saved, entries: dict[str, Any]) -> str:
+    """The class of scvi-tools that was saved."""
+    signs = (name for sign, name in SIGNS.items() if any(key.startswith(sign) for key in saved.state))
+    return entries.get("model_name") or next(signs, "SCVI")
+
+
+def source(entries: dict[str, Any]) -> str:
+    """Where the model comes from, in words."""
+    version = _version(entries)
+    return "scvi-tools" if version is None else f"scvi-tools {'.'.join(map(str, version))}"
+
+
+def before_priors(saved: Saved) -> bool:
+    """Whether the file may be without the priors of a latent library size."""
+    return "registry_" not in saved.attributes
+
+
+def always_latent_library(entries: dict[str, Any]) -> bool:
+    """Whether the version knew of latent library sizes alone."""
+    version = _version(entries)
+    return version is not None and version < (0, 8)
+
+
+def _version(entries: dict[str, Any]) -> tuple[int, ...] | None:
+    """Version of scvi-tools, `None` where the file does not tell: a clone of it gives 0.0.0."""
+    numbers = re.match(r"\d{1,4}(\.\d{1,4}){1,2}", str(entries.get("scvi_version")))
+    version = numbers and tuple(map(int, numbers[0].split(".")))
+    return version if version and any(version) else None
+
+
+def schema(saved: Saved, entries: dict[str, Any], *, labels: bool) -> Schema:
+    """Genes and columns; the column of ``labels`` only where the model has a use for it."""
+    fields = entries["field_registries"]
+
+    def state(name: str) -> dict[str, Any]:
+        return fields.get(name, {}).get("state_registry", {})
+
+    def category(name: str) -> Category | None:
+        key = state(name).get("original_key")
+        return None if _none(key) else Category(key, _names(state(name)["categorical_mapping"]))
+
+    matrix = fields["X"]["data_registry"]
+    size_factor = fields.get("size_factor", {}).get("data_registry", {}).get("attr_key")
+    covariates = state("extra_categorical_covs")
+    return Schema(
+        genes=saved.genes,
+        layer=matrix["attr_key"] if matrix["attr_name"] == "layers" else None,
+        batch=category("batch"),
+        labels=category("labels") if labels else None,
+        size_factor=None if _none(size_factor) else size_factor,
+        categorical=tuple(
+            Category(str(key), _names(covariates["mappings"][key]))
+            for key in covariates.get("field_keys", ())
+        ),
+        # scvi-tools takes numbers as they are.
+        continuous=tuple(
+            Continuous(str(key), mean=0.0, sd=1.0)
+            for key in state("extra_continuous_covs").get("columns", ())
+        ),
+    )
+
+
+def n_cells(entries: dict[str, Any]) -> int | None:
+    """Cells that the model was set up with."""
+    number = entries["field_registries"]["X"].get("summary_stats", {}).get("n_cells")
+    return None if number is None else int(number)
+
+
+def _none(key: str | None) -> bool:
+    """Whether a column stands for no column: scvi-tools then makes one of its own."""
+    return key is None or key.startswith("_scvi_")
+
+
+def _names(categories: Iterable) -> tuple[str, ...]:
+    """Categories as text, as the schema has them."""
+    return tuple(
+        str(int(name)) if isinstance(name, float) and name.is_integer() else str(name) for name in categories
+    )

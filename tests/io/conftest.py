@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import scvitl
+
+# Back from our names to those of scvi-tools.
+NAMES = (
+    (r"^(._)encoder\.hidden\.layers\.(\d+)\.linear\.", r"\1encoder.encoder.fc_layers.Layer \2.0."),
+    (r"^(._)encoder\.hidden\.layers\.(\d+)\.batch_norm\.", r"\1encoder.encoder.fc_layers.Layer \2.1."),
+    (r"^decoder\.hidden\.layers\.(\d+)\.linear\.", r"decoder.px_decoder.fc_layers.Layer \1.0."),
+    (r"^decoder\.hidden\.layers\.(\d+)\.batch_norm\.", r"decoder.px_decoder.fc_layers.Layer \1.1."),
+    (r"^(._)encoder\.mean\.", r"\1encoder.mean_encoder."),
+    (r"^(._)encoder\.variance\.", r"\1encoder.var_encoder."),
+    (r"^decoder\.heads\.scale\.", "decoder.px_scale_decoder.0."),
+    (r"^decoder\.heads\.dispersion\.", "decoder.px_r_decoder."),
+    (r"^decoder\.heads\.dropout\.", "decoder.px_dropout_decoder."),
+    (r"^embedding\.", "_embeddings_dict.batch."),
+)
+SIGNATURE = {
+    "n_hidden",
+    "n_latent",
+    "n_layers",
+    "dropout_rate",
+    "dispersion",
+    "gene_likelihood",
+    "latent_distribution",
+    "use_observed_lib_size",
+}
+OTHERS = {
+    "log_variational",
+    "encode_covariates",
+    "deeply_inject_covariates",
+    "batch_representation",
+    "use_batch_norm",
+    "use_layer_norm",
+}
+
+
+class Content(dict):
+    """What `torch.save` gets for a model; tests change it before it is saved."""
+
+    def save(self, folder, name="model.pt"):
+        folder.mkdir(exist_ok=True)
+        torch.save(dict(self), folder / name)
+        return folder
+
+    def save_old(self, folder, prefix=""):
+        """The layout from before scvi-tools 0.15."""
+        folder.mkdir(exist_ok=True)
+        attributes = dict(self["attr_dict"])
+        registry = attributes.pop("registry_")
+        fields = registry["field_registries"]
+        attributes["init_params_"] = {
+            **attributes["init_params_"]["non_kwargs"],
+            "use_cuda": True,
+            "model_kwargs": attributes["init_params_"]["kwargs"]["kwargs"],
+        }
+        attributes["scvi_setup_dict_"] = setup = {
+            "scvi_version": registry["scvi_version"],
+            "categorical_mappings": {
+                f"_scvi_{name}": {
+                    "original_key": fields[name]["state_registry"]["original_key"],
+                    "mapping": fields[name]["state_registry"]["categorical_mapping"],
+                }
+                for name in ("batch", "labels")
+            },
+            "data_registry": {"X": fields["X"]["data_registry"] | {"attr_key": "None"}},
+            "summary_stats": fields["X"]["summary_stats"],
+        }
+        if "extra_categorical_covs" in fields:
+            covariates = fields["extra_categorical_covs"]["state_registry"]
+            setup["extra_categoricals"] = {
+                "keys": covariates["field_keys"],
+                "mappings": covariates["mappings"],
+            }
+        if "extra_continuous_covs" in fields:
+            setup["extra_continuous_keys"] = fields["extra_continuous_covs"]["state_registry"]["columns"]
+        torch.save(self["model_state_dict"], folder / f"{prefix}model_params.pt")
+        (folder / f"{prefix}attr.pkl").write_bytes(pickle.dumps(attributes))
+        (folder / f"{prefix}var_names.csv").write_text("\n".join(self["var_names"]) + "\n")
+        return folder
+
+
+def column(key, name, categories):
+    state = {"categorical_mapping": np.array(categories, object), "original_key": key or f"_scvi_{name}"}
+    return {"data_registry": {"attr_name": "obs", "attr_key": f"_scvi_{name}"}, "state_registry": state}
+
+
+def tensors(module):
+    """Weights by the names of scvi-tools, with those that it saves though nothing uses them."""
+    state = {}
+    for ours, tensor in module.state_dict().items():
+        name = ours
+        for pattern, replacement in NAMES:
+            name = re.sub(pattern, replacement, name)
+        state[name] = tensor
+    for name in ("px_r_decoder", "px_dropout_decoder"):
+        state.setdefault(f"decoder.{name}.weight", torch.randn(3, 3))
+        state.setdefault(f"decoder.{name}.bias", torch.randn(3))
+    for name in ("encoder.fc_layers.Layer 0.0", "mean_encoder", "var_encoder"):
+        state.setdefault(f"l_encoder.{name}.weight", torch.randn(2, 2))
+    return state | {"pyro_param_store": {"params": {}, "constraints": {}}}
+
+
+@pytest.fixture
+def as_scvi_tools():
+    """A function that turns the model in an AnnData into what scvi-tools saves."""
+
+    def convert(adata, key="scvi"):
+        model = scvitl.get.model(adata, key=key)
+        p, schema = model.params, model.schema
+        n = {"n_cells": adata.n_obs, "n_vars": adata.n_vars}
+        where = {"attr_name": "layers", "attr_key": schema.layer} if schema.layer else {"attr_name": "X"}
+        batch, labels = schema.batch, schema.labels
+        fields = {
+            "X": {"data_registry": {"attr_key": None, **where}, "summary_stats": n},
+            "batch": column(batch and batch.key, "batch", batch.categories if batch else [0]),
+            "labels": column(labels and labels.key, "labels", labels.categories if labels else [0]),
+        }
+        if schema.size_factor:
+            fields["size_factor"] = {"data_registry": {"attr_name": "obs", "attr_key": schema.size_factor}}
+        if schema.categorical:
+            fields["extra_categorical_covs"] = {
+                "state_registry": {
+                    "mappings": {c.key: np.array(c.categories, object) for c in schema.categorical},
+                    "field_keys": [c.key for c in schema.categorical],
+                }
+            }
+        others = {name: p[name] for name in OTHERS}
+        if p["batch_representation"] == "embedding":
+            others["batch_embedding_kwargs"] = {"embedding_dim": p["embedding_dim"]}
+        if p["var_activation"] != "exp":
+            others["var_activation"] = getattr(torch.nn.functional, p["var_activation"])
+        return Content(
+            model_state_dict=tensors(model.module),
+            var_names=np.array(schema.genes, object),
+            attr_dict={
+                "is_trained_": True,
+                "init_params_": {
+                    "non_kwargs": {name: p[name] for name in SIGNATURE},
+                    "kwargs": {"kwargs": others},
+                },
+                "registry_": {"scvi_version": "1.3.0", "model_name": "SCVI", "field_registries": fields},
+                "history_": None,
+                "train_indices_": np.arange(adata.n_obs),
+            },
+        )
+
+    return convert
+
+
+@pytest.fixture
+def saved(fitted, as_scvi_tools):
+    """The model of `fitted` as scvi-tools saves it."""
+    return as_scvi_tools(fitted)
