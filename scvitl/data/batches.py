@@ -64,7 +64,7 @@ class CellData:
         self.n_cells, self.n_genes = adata.n_obs, len(schema.genes)
         self.device = torch.device(device)
         self.counts = counts
-        if counts is not None:
+        if counts is not None and self.device.type != "cpu":
             self.indptr = to(counts.indptr, torch.int64)
             self.indices = to(counts.indices, torch.int32)
             self.values = to(counts.data, torch.float32)
@@ -76,7 +76,10 @@ class CellData:
         self.continuous = to(codes.continuous, torch.float32)
 
     def gather(self, index: Tensor, *, counts: bool = True) -> Cells:
-        """The cells at ``index`` (B,), on the device, with dense ``counts`` (B, G) or the posterior in their place."""
+        """The cells at ``index`` (B,), on the device, with dense ``counts`` (B, G) or the posterior in their place.
+
+        Without ``counts``, neither.
+        """
         index = index.to(self.device)
         return Cells(
             self._dense(index) if counts and self.counts is not None else None,
@@ -85,11 +88,14 @@ class CellData:
             self.labels[index],
             self.categorical[index],
             self.continuous[index],
-            None if self.posterior is None else tuple(part[index] for part in self.posterior),
+            tuple(part[index] for part in self.posterior) if counts and self.posterior is not None else None,
         )
 
     def _dense(self, index: Tensor) -> Tensor:
         """Counts of the cells at ``index``, (B, G)."""
+        if self.device.type == "cpu":
+            # SciPy does in one pass what takes torch several.
+            return torch.from_numpy(self.counts[index.numpy()].toarray())
         start = self.indptr[index]
         length = self.indptr[index + 1] - start
         # Row of each of the n stored values in the minibatch, and its place in the CSR, both (n,).

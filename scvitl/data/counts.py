@@ -73,7 +73,10 @@ def _matrix(adata: ad.AnnData, layer: str | None):
         raise KeyError(msg)
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
-        msg = f"adata.X is empty; pass layer= with the name of the layer of counts. Layers: {layers}."
+        msg = (
+            f"adata.X is empty; pass layer= with the name of the layer of counts. Layers: {layers}. "
+            "Where scvitl.tl.minify took the counts away, use the AnnData that still has them."
+        )
         raise ValueError(msg)
     return matrix
 

@@ -27,7 +27,7 @@ def cells(adata: ad.AnnData, selection: object, argument: str = "indices") -> np
         if pd.api.types.is_bool_dtype(selection) and not selection.index.equals(adata.obs_names):
             msg = f"{argument} is a mask with an index of its own that differs from adata.obs_names: build it from adata.obs."
             raise ValueError(msg)
-        selection = selection.to_numpy()
+        selection = _mask(selection) if pd.api.types.is_bool_dtype(selection) else selection.to_numpy()
     selection = np.asarray(selection)
     if selection.ndim != 1:
         msg = f"{argument} takes a list of cells (mask, positions or names) or a query of obs, not {selection.ndim} dimensions."
@@ -97,7 +97,12 @@ def _query(adata: ad.AnnData, query: str, argument: str) -> np.ndarray:
             f"{argument}={query!r} is no condition: write one such as \"leiden == '3'\". Columns: {columns}."
         )
         raise ValueError(msg)
-    return np.asarray(mask, dtype=bool)
+    return _mask(mask)
+
+
+def _mask(values: pd.Series) -> np.ndarray:
+    """Booleans, False where one is missing."""
+    return pd.Series(values).astype("boolean").to_numpy(bool, na_value=False)
 
 
 def _positions(known: pd.Index, names: Sequence[str], argument: str, where: str) -> np.ndarray:

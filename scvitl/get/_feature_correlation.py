@@ -23,7 +23,6 @@ def feature_correlation(
     genes: Sequence[str] | None = None,
     method: Literal["spearman", "pearson"] = "spearman",
     n_samples: int = 10,
-    size_factor: float = 1000.0,
     random_state: int = 0,
 ) -> pd.DataFrame:
     """Which genes go together over cells, once depth and sampling noise are taken out.
@@ -52,8 +51,6 @@ def feature_correlation(
         Spearman's rank correlation or Pearson's.
     n_samples
         Posterior draws per cell.
-    size_factor
-        Counts of the cells as which all are decoded; the smaller, the more the dispersion weighs.
     random_state
         Seed of the draws.
 
@@ -81,7 +78,6 @@ def feature_correlation(
     """
     _checks.one_of("method", method, ("spearman", "pearson"))
     _checks.whole_number("n_samples", n_samples)
-    _checks.number("size_factor", size_factor, above=0)
     _checks.seed(random_state)
     fitted, cells = store.open_cells(adata, key=key, model=model, indices=indices)
     likelihood = fitted.params["gene_likelihood"]
@@ -110,7 +106,6 @@ def feature_correlation(
         cells,
         method=method,
         n_samples=n_samples,
-        size_factor=size_factor,
         batches=batches,
         genes=positions,
         random_state=random_state,

@@ -101,7 +101,12 @@ def normalized_expression(  # noqa: PLR0913
     _check(library_size, n_samples, give_mean, n_samples_overall, return_mean)
     _checks.reading(batch_size=batch_size, random_state=random_state)
     options = importance(weights, importance_options)
-    needs = None if options is None or n_samples_overall is None else "weights='importance'"
+    if options is not None and n_samples_overall is None:
+        msg = (
+            "weights='importance' weighs draws from all cells together: say how many with n_samples_overall."
+        )
+        raise ValueError(msg)
+    needs = None if options is None else "weights='importance'"
     fitted, cells = store.open_cells(adata, key=key, model=model, indices=indices, counts_for=needs)
     positions = gene_positions(fitted.schema, genes)
     batches = batch_codes(fitted.schema, transform_batch)

@@ -62,15 +62,33 @@ class Decoder(nn.Module):
         """What the softmax divides by, as a logarithm (..., B, 1); it takes all genes."""
         return torch.logsumexp(self.head("scale", h), dim=-1, keepdim=True) if self.softmax else None
 
-    def scale(self, h: Tensor, genes: Tensor | None = None, log_total: Tensor | None = None) -> Tensor:
-        """Share of each gene; those at ``genes`` alone come cheaply where ``log_total`` is known already."""
+    def scale(self, h: Tensor, genes: Tensor | None = None) -> Tensor:
+        """Share of each gene, (..., B, G), or of those at ``genes``."""
+        logits = self.head("scale", h, genes)
         if not self.softmax:
-            return F.softplus(self.head("scale", h, genes))
-        if genes is None:
-            return torch.softmax(self.head("scale", h), dim=-1)
-        return torch.exp(
-            self.head("scale", h, genes) - (self.log_total(h) if log_total is None else log_total)
-        )
+            return F.softplus(logits)
+        return torch.softmax(logits, dim=-1) if genes is None else torch.exp(logits - self.log_total(h))
+
+    def scale_by_gene(
+        self,
+        h: Tensor,
+        genes: slice | Tensor | None = None,
+        log_total: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Shares of all genes of B cells, or of ``genes`` if ``log_total`` is known: (g, B), into ``out`` if given.
+
+        So the draws of a gene lie side by side, as statistics of genes like them.
+        """
+        head, which = self.heads["scale"], slice(None) if genes is None else genes
+        logits = torch.addmm(head.bias[which, None], head.weight[which], h.T)
+        if not self.softmax:
+            shares = F.softplus(logits)
+            return shares if out is None else out.copy_(shares)
+        if genes is not None:
+            return torch.exp(logits.sub_(log_total.T), out=out)
+        shares = logits.sub_(logits.amax(0)).exp_()
+        return torch.div(shares, shares.sum(0), out=out)
 
 
 class VAE(nn.Module):

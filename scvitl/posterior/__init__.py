@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .abundance import log_densities
 from .compare import compare
 from .correlation import feature_correlation
 from .engine import stream
@@ -28,6 +29,7 @@ __all__ = [
     "latent_distribution",
     "library_size",
     "likelihood_parameters",
+    "log_densities",
     "marginal_ll",
     "normalized_expression",
     "posterior_predictive",

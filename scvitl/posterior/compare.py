@@ -9,19 +9,17 @@ import torch
 
 from .. import _checks
 from .._logging import logg
-from . import differential
+from . import differential, pools
 from .draws import decode, draw
 from .engine import noise, posterior
 from .importance import weigh
-from .pools import sampling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..data.batches import CellData
     from ..models import VAE
-    from .draws import Decoded, Draws
-    from .pools import Sampling
+    from .draws import Draws
 
 ENOUGH_TO_FILTER = 10  # cells per latent dimension, below which outliers cannot be told
 
@@ -47,25 +45,25 @@ def compare(  # noqa: PLR0913
     ``mean_counts`` of the genes in both sides of every pair may be `None` for cells without counts; expected counts
     take their place. ``change`` are the options of `differential.change`.
     """
-    rng = np.random.default_rng(random_state)
+    rng, generator = np.random.default_rng(random_state), noise(data, random_state)
     if importance_options is not None:
         sets, pairs = _one_set_per_side(sets, pairs)
     if filter_outlier_cells:
         sets = _inliers(model, data, sets, random_state)
-    plan = sampling(sets, pairs, n_draws=n_samples, batches=batches, rng=rng)
+    plan = pools.plan(sets, pairs, n_draws=n_samples, batches=batches)
     _check_memory(model, plan)
-    draws = draw(model, data, torch.from_numpy(plan.index), noise(data, random_state))
-    weights = None
+    drawn = [pools.cells_and_batches(pool, rng) for pool in plan.pools]
+    index, batch = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+    draws = draw(model, data, torch.from_numpy(index), generator)
     if importance_options is not None:
-        options = {**importance_options, "random_state": random_state}
-        weights = _weights(model, data, draws, plan, options)
-    decoded = decode(model, draws, None if plan.batch is None else torch.from_numpy(plan.batch))
-    rows = plan.rows(rng, weights)
+        draws = _weighed(model, data, draws, plan, rng=rng, random_state=random_state, **importance_options)
+    own = all(code is None for side in batches for code in side)
+    sides = pools.Sides(plan, decode(model, draws, None if own else batch))
     if mode == "vanilla":
-        return differential.vanilla(decoded, rows)
+        return differential.vanilla(sides)
     if data.counts is None:
-        mean_counts = _expected_counts(decoded, draws, rows)
-    return differential.change(decoded, rows, mean_counts=mean_counts, random_state=random_state, **change)
+        mean_counts = _expected_counts(sides, draws)
+    return differential.change(sides, mean_counts=mean_counts, random_state=random_state, **change)
 
 
 def _one_set_per_side(
@@ -96,37 +94,37 @@ def _inliers(model: VAE, data: CellData, sets: Sequence[np.ndarray], random_stat
     return kept
 
 
-def _weights(
-    model: VAE,
-    data: CellData,
-    draws: Draws,
-    plan: Sampling,
-    options: dict[str, Any],
-) -> dict[int, np.ndarray]:
-    """Importance weights of the draws of every pool, by the row where it starts."""
-    weights = {}
+def _weighed(
+    model: VAE, data: CellData, draws: Draws, plan: pools.Plan, *, rng: np.random.Generator, **options
+) -> Draws:
+    """The draws of every pool, drawn again by importance weight among those decoded from the same batch."""
+    rows, start = [], 0
     for pool in plan.pools:
-        rows = torch.arange(pool.start, pool.start + pool.size * len(pool.batches), device=data.device)
-        weights[pool.start] = weigh(model, data, draws.take(rows), pool.cells, **options)
-    return weights
+        here = torch.arange(start, start + pool.size * len(pool.batches), device=data.device)
+        weights = weigh(model, data, draws.take(here), pool.cells, **options)
+        for part in weights.reshape(-1, pool.size):
+            rows.append(start + rng.choice(pool.size, pool.size, p=part / part.sum()))
+            start += pool.size
+    return draws.take(torch.from_numpy(np.concatenate(rows)).to(data.device))
 
 
-def _expected_counts(
-    decoded: Decoded, draws: Draws, rows: Sequence[tuple[np.ndarray, np.ndarray]]
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _expected_counts(sides: pools.Sides, draws: Draws) -> list[tuple[np.ndarray, np.ndarray]]:
     """Mean counts of the genes in both sides of every pair, as the model expects them."""
-    depth = torch.exp(draws.library).cpu().numpy()
-    return [
-        tuple(share[f"scale{k}"] * depth[side].mean() for k, side in enumerate(pair, start=1))
-        for share, pair in zip(differential.shares(decoded, rows), rows, strict=True)
-    ]
+    depth = torch.exp(draws.library).cpu().numpy()[:, 0]
+    counts = []
+    for table, pair in zip(differential.levels(sides), sides.spans, strict=True):
+        rows = [np.concatenate([np.arange(start, start + n) for start, n in spans]) for spans in pair]
+        counts.append(tuple(table[f"scale{k + 1}"] * depth[rows[k]].mean() for k in (0, 1)))
+    return counts
 
 
-def _check_memory(model: VAE, plan: Sampling) -> None:
-    # hidden units, latent states and covariates of all draws, and a few blocks at work
-    width = model.decoder.heads["scale"].in_features + 64
+def _check_memory(model: VAE, plan: pools.Plan) -> None:
+    head = model.decoder.heads["scale"]
+    n_draws = sum(pool.size * len(pool.batches) for pool in plan.pools)
+    # hidden units and latent states of all draws, and what is decoded of them at a time
+    decoded = min(n_draws * head.out_features, pools.KEPT_ENTRIES)
     _checks.fits_memory(
-        4 * (len(plan.index) * width + 8 * differential.BLOCK_ENTRIES),
-        f"comparing {len(plan.index):,} draws",
+        4 * (n_draws * (head.in_features + 64) + 1.5 * decoded),
+        f"comparing {n_draws:,} draws",
         "take fewer with n_samples, or fewer groups",
     )

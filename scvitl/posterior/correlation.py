@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 
 from ..likelihoods import nb
 from .draws import Decoded, decode, draw
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from ..data.batches import CellData
     from ..models import VAE
 
-BLOCK_ENTRIES = 2**27  # draws × genes of a block: 512 MB of float32; two blocks are held at once
-RANKED_TOGETHER = 64  # genes
+BLOCK_ENTRIES = 2**26  # draws × genes of a block: 256 MB of float32; two blocks are held at once
+DRAWN_TOGETHER = 2**22  # draws × genes of which ranks are taken, in float64
 
 
 @torch.inference_mode()
@@ -31,15 +32,13 @@ def feature_correlation(
     *,
     method: str = "spearman",
     n_samples: int = 10,
-    size_factor: float = 1000.0,
     batches: Sequence[int | None] = (None,),
     genes: np.ndarray | None = None,
     random_state: int = 0,
 ) -> np.ndarray:
     """Correlation of genes, (g, g), over ``n_samples`` draws of every cell; the mean over ``batches``.
 
-    Draws are Gamma(mean = size_factor × share, shape = theta): the rates from which a cell of that depth would get
-    its Poisson counts.
+    Draws are Gamma(mean = share, shape = theta): the rates, up to the depth of the cell, of its Poisson counts.
     """
     generator = noise(data, random_state)
     draws = draw(model, data, torch.arange(data.n_cells).repeat_interleave(n_samples), generator)
@@ -47,12 +46,12 @@ def feature_correlation(
     total = 0
     for batch in batches:
         decoded = decode(model, draws, batch)
-        total = total + _correlation(decoded, positions(genes, data), method, size_factor, generator)
+        total = total + _correlation(decoded, positions(genes, data), method, generator)
     return total / len(batches)
 
 
 def _correlation(
-    decoded: Decoded, genes: torch.Tensor, method: str, size_factor: float, generator: torch.Generator
+    decoded: Decoded, genes: torch.Tensor, method: str, generator: torch.Generator
 ) -> np.ndarray:
     """Correlation for one way of decoding. Blocks of genes wait in files where not all fit together."""
     out = np.empty((len(genes), len(genes)))
@@ -61,11 +60,11 @@ def _correlation(
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{i}.npy") for i in range(len(parts))]
         for i, part in enumerate(parts):
-            block = _standardised(_rates(decoded, part, size_factor, generator), ranked=method == "spearman")
+            rates = _rates(decoded, part, generator)
+            block = _standardised(rates, (len(part), len(decoded.hidden)), ranked=method == "spearman")
             rows = slice(bounds[i], bounds[i + 1])
             for j in range(i):
-                other = np.load(files[j])
-                out[rows, bounds[j] : bounds[j + 1]] = block @ other.T
+                out[rows, bounds[j] : bounds[j + 1]] = block @ np.load(files[j]).T
             out[rows, rows] = block @ block.T
             if i + 1 < len(parts):
                 np.save(files[i], block)
@@ -73,21 +72,20 @@ def _correlation(
     return np.clip(lower + lower.T + np.eye(len(genes)), -1, 1)
 
 
-def _rates(
-    decoded: Decoded, genes: torch.Tensor, size_factor: float, generator: torch.Generator
-) -> Iterator[np.ndarray]:
+def _rates(decoded: Decoded, genes: torch.Tensor, generator: torch.Generator) -> Iterator[np.ndarray]:
     """Rates drawn for a few genes at a time, each (g, N)."""
-    for few in genes.split(RANKED_TOGETHER):
-        mean = decoded.scale(few) * size_factor
-        yield nb.gamma(mean, decoded.theta(few), generator=generator).T.contiguous().cpu().numpy()
+    for few in genes.split(max(1, DRAWN_TOGETHER // len(decoded.hidden))):
+        yield nb.gamma(decoded.scale(few), decoded.theta(few), generator=generator).cpu().numpy()
 
 
-def _standardised(blocks: Iterator[np.ndarray], *, ranked: bool) -> np.ndarray:
+def _standardised(blocks: Iterator[np.ndarray], shape: tuple[int, int], *, ranked: bool) -> np.ndarray:
     """Values, or their ranks, less the mean and divided by their norm, (g, N): dot products are correlations."""
-    rows = []
+    out, stop = np.empty(shape, np.float32), 0
     for block in blocks:
-        values = np.argsort(np.argsort(block, axis=1), axis=1) if ranked else block
-        values = values - values.mean(1, keepdims=True, dtype=np.float64)
-        norm = np.sqrt(np.square(values).sum(1, keepdims=True))
-        rows.append((values / np.where(norm > 0, norm, 1.0)).astype(np.float32))
-    return np.concatenate(rows)
+        start, stop = stop, stop + len(block)
+        # Draws of a gene that is next to absent tie at zero.
+        values = rankdata(block, axis=1) if ranked else block.astype(np.float64)
+        values -= values.mean(1, keepdims=True)
+        norm = np.linalg.norm(values, axis=1, keepdims=True)
+        out[start:stop] = values / np.where(norm > 0, norm, 1.0)
+    return out

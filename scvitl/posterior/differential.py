@@ -1,44 +1,50 @@
-"""Bayesian tests of differential expression on draws of two sides (Lopez et al. 2018, Boyeau et al. 2019)."""
+"""Bayesian tests of differential expression on draws of two sides (Lopez et al. 2018, Boyeau et al. 2019).
+
+Draws are paired at random, one of a side with one of the other; all statistics of a gene are over these pairs.
+"""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from . import kernels
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from torch import Tensor
+    from .pools import Sides
 
-    from .draws import Decoded
+    Statistics = Callable[[np.ndarray, int], dict[str, np.ndarray]]
 
-BLOCK_ENTRIES = 2**25  # draws × genes of a block: 128 MB of float32
 EPS = 1e-8  # keeps the logarithm of odds finite
 NEAR_ZERO = 0.01  # mean counts below which a gene tells what level the model gives to nothing
 LFC_SHARE = 1e-3  # of the pseudocount that log fold changes are reported with
+GENES_TOGETHER = 64  # so that the draws of both sides stay in the cache
 
 
-@torch.inference_mode()
-def vanilla(decoded: Decoded, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+def vanilla(sides: Sides) -> list[dict[str, np.ndarray]]:
     """Probability that a gene is higher in the first side, per pair and gene."""
 
-    def statistics(a: Tensor, b: Tensor, _: int) -> dict[str, Tensor]:
-        return {"proba_m1": (a > b).float().mean(1), "scale1": a.mean(1), "scale2": b.mean(1)}
+    def statistics(shares: np.ndarray, pair: int) -> dict[str, np.ndarray]:
+        # The second side down against the first: shares that are equal, as two zeros, count for neither.
+        _, higher, _ = _compared(shares, sides.stretches[pair][:, [1, 0, 2]], (0.0, 1.0), 1.0)
+        return {"proba_m1": higher}
 
     tables = []
-    for table in _by_gene(decoded, pairs, statistics):
-        p1, p2 = table["proba_m1"], 1 - table.pop("proba_m1")
+    for top, table in zip(levels(sides), by_gene(sides, statistics), strict=True):
+        p1, p2 = table["proba_m1"], 1 - table["proba_m1"]
         factor = np.log(p1 + EPS) - np.log(p2 + EPS)
-        tables.append({"proba_m1": p1, "proba_m2": p2, "bayes_factor": factor, **table})
+        scales = {"scale1": top["scale1"], "scale2": top["scale2"]}
+        tables.append({"proba_m1": p1, "proba_m2": p2, "bayes_factor": factor, **scales})
     return tables
 
 
-@torch.inference_mode()
 def change(
-    decoded: Decoded,
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    sides: Sides,
     *,
     mean_counts: Sequence[tuple[np.ndarray, np.ndarray]],
     delta: float | str = 0.25,
@@ -52,75 +58,76 @@ def change(
     Genes of ``mean_counts`` next to zero in either side tell what level the model gives to nothing; it becomes the
     pseudocount, where none is given. ``delta="auto"`` is chosen by the spread of the fold changes of all genes.
     """
-    tops = shares(decoded, pairs)
+    tops = levels(sides)
     offsets = [
         pseudocounts if pseudocounts is not None else pseudocount(top, means)
         for top, means in zip(tops, mean_counts, strict=True)
     ]
-    deltas = [delta] * len(pairs)
+    deltas = [delta] * len(tops)
     if delta == "auto":
-        means = _by_gene(decoded, pairs, lambda a, b, i: {"mean": _log_ratio(a, b, offsets[i]).mean(1)})
-        deltas = [automatic_delta(table["mean"], random_state) for table in means]
 
-    def statistics(a: Tensor, b: Tensor, i: int) -> dict[str, Tensor]:
-        ratio = (a + offsets[i]) / (b + offsets[i])
-        up = (ratio >= 2 ** deltas[i]).float().mean(1)
-        down = (ratio < 2 ** -deltas[i]).float().mean(1)
-        lfc = _log_ratio(a, b, LFC_SHARE * offsets[i])
-        return {"proba_up": up, "proba_down": down, **describe(lfc, cred_interval_lvls)}
+        def mean(shares: np.ndarray, pair: int) -> dict[str, np.ndarray]:
+            *_, ratios = _compared(shares, sides.stretches[pair], (0.0, offsets[pair]), 1.0)
+            return {"mean": np.log2(ratios).mean(1)}
+
+        deltas = [automatic_delta(table["mean"], random_state) for table in by_gene(sides, mean)]
+
+    def statistics(shares: np.ndarray, pair: int) -> dict[str, np.ndarray]:
+        both = offsets[pair], LFC_SHARE * offsets[pair]
+        up, down, ratios = _compared(shares, sides.stretches[pair], both, 2 ** deltas[pair])
+        return {"proba_up": up, "proba_down": down, **describe(ratios, cred_interval_lvls)}
 
     tables = []
-    for i, table in enumerate(_by_gene(decoded, pairs, statistics)):
+    for top, offset, threshold, table in zip(tops, offsets, deltas, by_gene(sides, statistics), strict=True):
         up, down = table.pop("proba_up"), table.pop("proba_down")
         p = np.maximum(up, down) if test_mode == "three" else np.minimum(up + down, 1)
-        tables.append(
-            {
-                "proba_de": p,
-                "proba_not_de": 1 - p,
-                "bayes_factor": np.log(p + EPS) - np.log(1 - p + EPS),
-                "scale1": tops[i]["scale1"],
-                "scale2": tops[i]["scale2"],
-                "pseudocounts": offsets[i],
-                "delta": deltas[i],
-                "proba_up": up,
-                **table,
-            }
-        )
+        first = {
+            "proba_de": p,
+            "proba_not_de": 1 - p,
+            "bayes_factor": np.log(p + EPS) - np.log(1 - p + EPS),
+            "scale1": top["scale1"],
+            "scale2": top["scale2"],
+            "pseudocounts": offset,
+            "delta": threshold,
+        }
+        tables.append({**first, **table, "proba_up": up})
     return tables
 
 
-def describe(lfc: Tensor, levels: Sequence[float]) -> dict[str, Tensor]:
-    """Statistics of draws (g, N) of log fold changes, per gene."""
-    mean, std = lfc.mean(1), lfc.std(1, correction=0)
-    lfc = _sorted(lfc)
-    n = lfc.shape[1]
+def describe(ratios: np.ndarray, cred_levels: Sequence[float]) -> dict[str, np.ndarray]:
+    """Statistics of the log2 of draws (g, N) of ratios."""
+    middle = np.empty((len(ratios), 4), np.int32)
+    kernels.order(ratios.view(np.int32), middle)
+    middle = np.log2(middle.view(np.float32).astype(np.float64))
+    lfc = np.log2(ratios, out=ratios)
+    moments = np.empty((len(lfc), 2))
+    kernels.moments(lfc, moments)
     table = {
-        "lfc_mean": mean,
-        "lfc_median": (lfc[:, (n - 1) // 2] + lfc[:, n // 2]) / 2,
-        "lfc_std": std,
-        "lfc_min": lfc[:, 0],
-        "lfc_max": lfc[:, -1],
+        "lfc_mean": moments[:, 0],
+        "lfc_median": middle[:, 2:].mean(1),
+        "lfc_std": moments[:, 1],
+        "lfc_min": middle[:, 0],
+        "lfc_max": middle[:, 1],
     }
-    for level in levels:
+    ordered = np.sort(lfc, axis=1) if len(cred_levels) else lfc
+    n = lfc.shape[1]
+    for level in cred_levels:
         # The shortest interval that holds a share `level` of the draws.
         width = min(int(level * n), n - 1)
-        at = (lfc[:, width:] - lfc[:, : n - width]).argmin(1, keepdim=True)
-        name = f"lfc_confidence_interval_{level:g}"
-        table[f"{name}_min"], table[f"{name}_max"] = (
-            lfc.gather(1, at)[:, 0],
-            lfc.gather(1, at + width)[:, 0],
-        )
+        at = (ordered[:, width:] - ordered[:, : n - width]).argmin(1)
+        genes, name = np.arange(len(lfc)), f"lfc_confidence_interval_{level:g}"
+        table[f"{name}_min"], table[f"{name}_max"] = ordered[genes, at], ordered[genes, at + width]
     return table
 
 
-def pseudocount(levels: dict[str, np.ndarray], mean_counts: tuple[np.ndarray, np.ndarray]) -> float:
+def pseudocount(tops: dict[str, np.ndarray], mean_counts: tuple[np.ndarray, np.ndarray]) -> float:
     """Level of genes that are next to absent: differences below it mean nothing."""
     absent = [means < NEAR_ZERO for means in mean_counts]
     highest = [
-        np.quantile(levels[f"max{side}"][mask], 0.9) if mask.any() else 1e-10
+        np.quantile(tops[f"max{side}"][mask], 0.9) if mask.any() else 1e-10
         for side, mask in enumerate(absent, start=1)
     ]
-    return max(1e-10, max(highest) / len(absent[0]))
+    return float(max(1e-10, max(highest) / len(absent[0])))
 
 
 def automatic_delta(mean_lfc: np.ndarray, random_state: int) -> float:
@@ -132,49 +139,48 @@ def automatic_delta(mean_lfc: np.ndarray, random_state: int) -> float:
     return max(0.1, 0.6 * float(np.abs([mixture.means_.min(), mixture.means_.max()]).mean()))
 
 
-@torch.inference_mode()
-def shares(decoded: Decoded, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """Mean share of every gene in both sides, and its highest."""
-    return _by_gene(decoded, pairs, _levels)
+def levels(sides: Sides) -> list[dict[str, np.ndarray]]:
+    """Mean and highest share of every gene in both sides of every pair."""
+    cuts = np.unique([(start, start + n) for pair in sides.spans for spans in pair for start, n in spans])
+
+    def statistics(shares: np.ndarray, _: int) -> dict[str, np.ndarray]:
+        top, total = np.empty((2, len(shares), len(cuts) - 1))
+        kernels.levels(shares, cuts, top, total)
+        return {"top": top, "total": total}
+
+    (parts,) = by_gene(sides, statistics, n_pairs=1)
+
+    def level(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inside = [(cuts[:-1] >= start) & (cuts[1:] <= start + n) for start, n in spans]
+        inside = np.any(inside, axis=0)
+        return parts["top"][:, inside].max(1), parts["total"][:, inside].sum(1) / spans[:, 1].sum()
+
+    names = ("max1", "scale1", "max2", "scale2")
+    return [dict(zip(names, (*level(first), *level(second)), strict=True)) for first, second in sides.spans]
 
 
-def _levels(a: Tensor, b: Tensor, _: int) -> dict[str, Tensor]:
-    return {"max1": a.amax(1), "max2": b.amax(1), "scale1": a.mean(1), "scale2": b.mean(1)}
-
-
-def _log_ratio(a: Tensor, b: Tensor, offset: float) -> Tensor:
-    return (a + offset).div_(b + offset).log2_()
-
-
-def _by_gene(
-    decoded: Decoded,
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
-    statistics: Callable[[Tensor, Tensor, int], dict[str, Tensor]],
-) -> list[dict[str, np.ndarray]]:
-    """``statistics`` of the draws (g, N) of both sides, gene block by gene block, for every pair."""
-    device = decoded.hidden.device
-    rows = [tuple(torch.from_numpy(side).to(device) for side in pair) for pair in pairs]
-    parts: list[list[dict[str, Tensor]]] = [[] for _ in pairs]
-    for scale in _blocks(decoded):
-        for i, (first, second) in enumerate(rows):
-            table = statistics(scale.index_select(1, first), scale.index_select(1, second), i)
-            parts[i].append({name: values.cpu() for name, values in table.items()})
+def by_gene(sides: Sides, statistics: Statistics, n_pairs: int | None = None) -> list[dict[str, np.ndarray]]:
+    """``statistics`` of every pair, from the shares of a few genes at a time in all draws; on all threads."""
+    parts: list[list[dict[str, np.ndarray]]] = [[] for _ in range(n_pairs or len(sides.spans))]
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        for block in sides.blocks():
+            few = [block[start : start + GENES_TOGETHER] for start in range(0, len(block), GENES_TOGETHER)]
+            tasks = [(shares, pair) for shares in few for pair in range(len(parts))]
+            for (_, pair), table in zip(
+                tasks, threads.map(statistics, *zip(*tasks, strict=True)), strict=True
+            ):
+                parts[pair].append(table)
     return [
-        {name: torch.cat([part[name] for part in tables]).double().numpy() for name in tables[0]}
+        {name: np.concatenate([part[name] for part in tables]).astype(np.float64) for name in tables[0]}
         for tables in parts
     ]
 
 
-def _blocks(decoded: Decoded) -> Iterator[Tensor]:
-    """Shares of the genes, (g, N), for as many genes at a time as memory likes."""
-    n_genes = decoded.model.decoder.heads["scale"].out_features
-    genes = torch.arange(n_genes, device=decoded.hidden.device)
-    for block in genes.split(max(1, BLOCK_ENTRIES // len(decoded.hidden))):
-        yield decoded.scale(block).T.contiguous()
-
-
-def _sorted(values: Tensor) -> Tensor:
-    """Sorted along the last dimension; NumPy does that several times faster than torch on a CPU."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.sort(values.numpy(), axis=1))
-    return values.sort(1).values
+def _compared(
+    shares: np.ndarray, stretches: np.ndarray, offsets: tuple[float, float], factor: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """In what share of the draws a gene is up, and down, by ``factor``, and the ratios of its draws (g, draws)."""
+    n = int(stretches[:, 2].sum())
+    counts, ratios = np.empty((len(shares), 2)), np.empty((len(shares), n), np.float32)
+    kernels.compare(shares, stretches, np.array(offsets, np.float32), np.float32(factor), counts, ratios)
+    return counts[:, 0] / n, counts[:, 1] / n, ratios

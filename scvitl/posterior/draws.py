@@ -1,12 +1,13 @@
 """Posterior draws of many cells at once, and what the decoder makes of them, gene block by gene block.
 
-Decoding a draw costs a product with all genes; keeping the result of thousands of draws costs memory. So the hidden
-units are kept, a hundred numbers a draw, from which the expression of any block of genes is one small product away.
+The expression of many draws takes much memory. So the hidden units are kept, a hundred numbers a draw, from which the
+expression of any block of genes is one matrix product away.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from ..data.batches import CellData
     from ..models import VAE, Cells
+
+ROWS_TOGETHER = 2**14  # draws of which hidden units are computed together
+CACHED_ROWS = 256  # draws of which all genes are, so that they stay in the cache on the way
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,42 @@ class Decoded:
 
     model: VAE
     hidden: Tensor  # (N, H)
-    log_total: Tensor | None  # (N, 1), of the softmax over genes
     batch: Tensor  # (N,), decoded from
     labels: Tensor  # (N,)
 
-    def scale(self, genes: Tensor | None = None) -> Tensor:
-        """Share of each gene, (N, g)."""
-        return self.model.decoder.scale(self.hidden, genes, self.log_total)
+    @property
+    def n_genes(self) -> int:
+        """Genes that there are."""
+        return self.model.decoder.heads["scale"].out_features
 
-    def theta(self, genes: Tensor | None = None) -> Tensor:
-        """Inverse dispersions, (g) or (N, g)."""
-        return self.model.theta(self.hidden, self.batch, self.labels, genes)
+    @cached_property
+    def log_total(self) -> Tensor | None:
+        """What the softmax over genes divides by, (N, 1)."""
+        blocks = self.hidden.split(max(1, BLOCK_ENTRIES // self.n_genes))
+        totals = [self.model.decoder.log_total(block) for block in blocks]
+        return None if totals[0] is None else torch.cat(totals)
+
+    def scale(self, genes: slice | Tensor | None = None) -> Tensor:
+        """Shares of all genes, or of some, (g, N)."""
+        if genes is not None:
+            return self.model.decoder.scale_by_gene(self.hidden, genes, self.log_total)
+        out = self._empty()
+        for start in range(0, len(self.hidden), CACHED_ROWS):
+            rows = slice(start, start + CACHED_ROWS)
+            self.model.decoder.scale_by_gene(self.hidden[rows], out=out[:, rows])
+        return out
+
+    def _empty(self) -> Tensor:
+        shape = self.n_genes, len(self.hidden)
+        if self.hidden.device.type == "cpu":
+            # NumPy asks the system for large pages, which makes a large array much faster to fill.
+            return torch.from_numpy(np.empty(shape, np.float32))
+        return self.hidden.new_empty(shape)
+
+    def theta(self, genes: Tensor) -> Tensor:
+        """Their inverse dispersions, (g, 1) or (g, N)."""
+        theta = self.model.theta(self.hidden, self.batch, self.labels, genes)
+        return theta[:, None] if theta.ndim == 1 else theta.T
 
 
 @torch.inference_mode()
@@ -62,17 +91,13 @@ def draw(model: VAE, data: CellData, index: Tensor, generator: torch.Generator) 
 
 
 @torch.inference_mode()
-def decode(model: VAE, draws: Draws, batch: Tensor | int | None = None) -> Decoded:
+def decode(model: VAE, draws: Draws, batch: np.ndarray | int | None = None) -> Decoded:
     """Decode ``draws`` from their own batches, or from those in ``batch``, (N,) or the same for all."""
     own = draws.cells.batch
     batch = own if batch is None else torch.as_tensor(batch, device=own.device).expand_as(own)
-    n_genes = model.decoder.heads["scale"].out_features
-    hidden, totals = [], []
-    for rows in torch.arange(len(own), device=own.device).split(max(1, BLOCK_ENTRIES // n_genes)):
-        hidden.append(model.decode(draws.z[rows], draws.cells.take(rows), batch[rows]))
-        totals.append(model.decoder.log_total(hidden[-1]))
-    log_total = None if totals[0] is None else torch.cat(totals)
-    return Decoded(model, torch.cat(hidden), log_total, batch, draws.cells.labels)
+    blocks = torch.arange(len(own), device=own.device).split(ROWS_TOGETHER)
+    hidden = [model.decode(draws.z[rows], draws.cells.take(rows), batch[rows]) for rows in blocks]
+    return Decoded(model, torch.cat(hidden), batch, draws.cells.labels)
 
 
 def spread(n_cells: int, n_draws: int, rng: np.random.Generator) -> np.ndarray:

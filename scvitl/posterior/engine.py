@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..data.batches import CellData
     from ..models import VAE, Cells
 
-BLOCK_ENTRIES = 2**24  # samples × cells × genes of a block: 64 MB of float32, whatever the number of genes
+BLOCK_ENTRIES = 2**21  # samples × cells × genes of a block: 8 MB of float32, which stay in the cache
 
 
 @torch.inference_mode()

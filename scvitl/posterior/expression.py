@@ -93,7 +93,7 @@ def expression_draws(
         w = weigh(model, data, draws, random_state=random_state, **weights)
         draws = draws.take(torch.from_numpy(rng.choice(n_draws, n_draws, p=w)).to(data.device))
     genes = positions(genes, data)
-    total = sum(decode(model, draws, batch).scale(genes) for batch in batches)
+    total = sum(decode(model, draws, batch).scale(genes) for batch in batches).T
     factor = torch.exp(draws.library) if library_size == "latent" else library_size
     return (total * (factor / len(batches))).cpu().numpy()
 

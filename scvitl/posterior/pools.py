@@ -1,103 +1,80 @@
 """Which draws stand for which cells when sets of cells are compared.
 
-Every set of cells gets one pool of draws, which serves all comparisons: as the group itself, and in proportion to
-its size as part of "the rest" of the others. Sides decoded from other batches have pools of their own.
+Every set of cells gets one pool of draws, which serves all comparisons: as the group itself, and in proportion to its
+size as part of "the rest" of the others. Sides decoded from other batches have pools of their own. The draws of a
+pool are in random order, so the first of them are as good as any.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .draws import spread
+from .draws import Decoded, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+KEPT_ENTRIES = (
+    2**28
+)  # draws × genes decoded once and kept, 1 GB of float32; more are decoded again at every pass
+BLOCK_ENTRIES = 2**25  # draws × genes decoded together otherwise
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The draws of one set of cells, as many from each batch that they are decoded from."""
+    """Draws of one set of cells, as many from each of the batches that they are decoded from."""
 
     cells: np.ndarray
     batches: tuple[int | None, ...]
     size: int  # draws per batch
-    start: int  # row of the first draw among those of all pools
-
-    def rows(self, segment: int) -> np.ndarray:
-        """Rows of the draws decoded from one of the batches."""
-        return self.start + segment * self.size + np.arange(self.size)
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """Cells to draw from and the batches to decode them from, row by row, and the rows that each pair compares."""
+class Plan:
+    """Pools to draw, and the pools that the two sides of every pair take draws from, with how many per batch."""
 
-    pools: tuple[Pool, ...]
-    index: np.ndarray  # (N,), cells
-    batch: np.ndarray | None  # (N,), `None` for the cells' own
-    sides: list[tuple[list[tuple[Pool, int]], list[tuple[Pool, int]]]]  # per pair: pools and draws per batch
-
-    def rows(
-        self, rng: np.random.Generator, weights: dict[int, np.ndarray] | None = None
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Rows of both sides of every pair, which belong together one by one.
-
-        ``weights`` of the draws, by the start of their pool, draw rows again by weight.
-        """
-        pairs = []
-        for sides in self.sides:
-            first, second = (_side(side, rng, weights) for side in sides)
-            n = min(len(first), len(second))
-            pairs.append((first[:n], second[:n]))
-        return pairs
+    pools: list[Pool]
+    pairs: list[tuple[list[tuple[int, int]], list[tuple[int, int]]]]
 
 
-def sampling(
+def plan(
     sets: Sequence[np.ndarray],
     pairs: Sequence[tuple[int, tuple[int, ...]]],
     *,
     n_draws: int,
     batches: tuple[Sequence[int | None], Sequence[int | None]] = ((None,), (None,)),
-    rng: np.random.Generator,
-) -> Sampling:
+) -> Plan:
     """Plan ``n_draws`` draws per side of every pair.
 
     A pair is a set against several taken together, by their positions in ``sets``; ``batches`` are those that the
     first and the second side are decoded from.
     """
-    batches = tuple(map(tuple, batches))
-    per_batch = [max(2, n_draws // len(codes)) for codes in batches]
-    # Draws per batch needed of each set by the batches they are decoded from.
-    needed: dict[tuple[int, tuple], int] = {}
-    shares = []
+    codes = tuple(map(tuple, batches))
+    per_batch = [max(2, n_draws // len(side)) for side in codes]
+    sizes: dict[tuple[int, tuple], int] = {}
+    sides = []
     for group, reference in pairs:
-        weights = np.array([len(sets[i]) for i in reference])
-        shares.append(apportion(per_batch[1], weights))
-        wanted = [
-            (group, batches[0], per_batch[0]),
-            *zip(reference, [batches[1]] * len(weights), shares[-1], strict=True),
-        ]
-        for i, codes, size in wanted:
-            needed[i, codes] = max(needed.get((i, codes), 0), int(size))
-    pools, start = {}, 0
-    for (i, codes), size in needed.items():
-        pools[i, codes] = Pool(sets[i], codes, size, start)
-        start += size * len(codes)
-    every = tuple(pools.values())
-    index = [pool.cells[spread(len(pool.cells), pool.size, rng)] for pool in every for _ in pool.batches]
-    own = batches == ((None,), (None,))
-    codes = [np.full(pool.size, code) for pool in every for code in pool.batches] if not own else []
-    sides = [
-        (
-            [(pools[group, batches[0]], per_batch[0])],
-            [(pools[i, batches[1]], int(n)) for i, n in zip(reference, share, strict=True)],
-        )
-        for (group, reference), share in zip(pairs, shares, strict=True)
-    ]
-    return Sampling(every, np.concatenate(index), None if own else np.concatenate(codes), sides)
+        shares = apportion(per_batch[1], np.array([len(sets[i]) for i in reference]))
+        first = [((group, codes[0]), per_batch[0])]
+        second = [((i, codes[1]), int(share)) for i, share in zip(reference, shares, strict=True) if share]
+        for pool, size in first + second:
+            sizes[pool] = max(sizes.get(pool, 0), size)
+        sides.append((first, second))
+    at = {pool: i for i, pool in enumerate(sizes)}
+    return Plan(
+        [Pool(sets[i], batch, size) for (i, batch), size in sizes.items()],
+        [tuple([(at[pool], size) for pool, size in side] for side in pair) for pair in sides],
+    )
+
+
+def cells_and_batches(pool: Pool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Cells to draw from, and batches to decode them from (`None` for the cells' own), each (N,)."""
+    index = np.concatenate([pool.cells[spread(len(pool.cells), pool.size, rng)] for _ in pool.batches])
+    return index, np.repeat(pool.batches, pool.size)
 
 
 def apportion(total: int, weights: np.ndarray) -> np.ndarray:
@@ -108,19 +85,48 @@ def apportion(total: int, weights: np.ndarray) -> np.ndarray:
     return parts
 
 
-def _side(
-    side: list[tuple[Pool, int]], rng: np.random.Generator, weights: dict[int, np.ndarray] | None
-) -> np.ndarray:
-    """Rows of one side, batch after batch, in random order within a batch."""
-    parts = []
-    for segment in range(len(side[0][0].batches)):
-        rows = []
-        for pool, n in side:
-            known = pool.rows(segment)
-            p = None
-            if weights is not None:
-                p = weights[pool.start][segment * pool.size : (segment + 1) * pool.size]
-                p = p / p.sum()
-            rows.append(rng.choice(known, n, replace=p is not None, p=p))
-        parts.append(rng.permutation(np.concatenate(rows)))
-    return np.concatenate(parts)
+class Sides:
+    """The draws of both sides of every pair, decoded.
+
+    ``spans`` (k, 2) say for either side of a pair where its draws are among all draws: from which on, how many.
+    ``stretches`` (k, 3) say for a pair which draws belong together one by one: starts in both sides, how many.
+    """
+
+    def __init__(self, plan: Plan, decoded: Decoded) -> None:
+        self.decoded = decoded
+        self.n_draws, self.n_genes = len(decoded.hidden), decoded.n_genes
+        starts = np.cumsum([0, *(pool.size * len(pool.batches) for pool in plan.pools)])
+        self.spans = [tuple(_spans(plan, side, starts) for side in pair) for pair in plan.pairs]
+        self.stretches = [_stretches(*pair) for pair in self.spans]
+        self.kept: np.ndarray | None = None
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Shares of some genes in all draws, (g, N), until all genes were there."""
+        if self.n_draws * self.n_genes <= KEPT_ENTRIES:
+            if self.kept is None:
+                self.kept = self.decoded.scale().cpu().numpy()
+            yield self.kept
+            return
+        size = max(1, BLOCK_ENTRIES // self.n_draws)
+        for start in range(0, self.n_genes, size):
+            yield self.decoded.scale(slice(start, start + size)).cpu().numpy()
+
+
+def _spans(plan: Plan, side: list[tuple[int, int]], starts: np.ndarray) -> np.ndarray:
+    """Start and number of the draws of one side, batch after batch."""
+    segments = range(len(plan.pools[side[0][0]].batches))
+    return np.array([(starts[i] + k * plan.pools[i].size, n) for k in segments for i, n in side])
+
+
+def _stretches(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The draws of two sides in pairs, as long as both last."""
+    stretches = []
+    ends = [np.cumsum(spans[:, 1]) for spans in (first, second)]
+    cuts = np.union1d([0], np.concatenate(ends))
+    for cut, next_cut in pairwise(cuts[cuts <= min(end[-1] for end in ends)]):
+        columns = []
+        for spans, end in zip((first, second), ends, strict=True):
+            i = np.searchsorted(end, cut, side="right")
+            columns.append(spans[i, 0] + cut - (end[i] - spans[i, 1]))
+        stretches.append((*columns, next_cut - cut))
+    return np.array(stretches)

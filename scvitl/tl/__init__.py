@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from ._differential_abundance import differential_abundance
+from ._minify import minify
+from ._normalized_expression import normalized_expression
 from ._rank_genes_groups import rank_genes_groups
 from ._scvi import scvi
 
-__all__ = ["rank_genes_groups", "scvi"]
+__all__ = ["differential_abundance", "minify", "normalized_expression", "rank_genes_groups", "scvi"]

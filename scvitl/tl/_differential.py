@@ -56,9 +56,9 @@ def check_name(adata: ad.AnnData, name: object) -> None:
         raise ValueError(msg)
 
 
-def batches_of(schema: Schema, correct: object, batches1: object, batches2: object) -> Batches:
+def batches_of(schema: Schema, options: dict[str, Any], batches1: object, batches2: object) -> Batches:
     """Codes of the batches that either side is decoded from; ``[None]`` leaves cells in their own."""
-    if not correct:
+    if not options["batch_correction"]:
         if schema.batch is not None and len(schema.batch.categories) > 1:
             logg.hint(
                 "cells are compared as of their own batches; batch_correction=True takes batch effects out"
@@ -66,6 +66,10 @@ def batches_of(schema: Schema, correct: object, batches1: object, batches2: obje
         return [None], [None]
     first = selection.batches(schema, "all" if batches1 is None else batches1, "batches1")
     second = first if batches2 is None else selection.batches(schema, batches2, "batches2")
+    most = max(len(first), len(second))
+    if options["n_samples"] < 2 * most:
+        msg = f"n_samples={options['n_samples']} is too few for {most} batches; take at least {2 * most}."
+        raise ValueError(msg)
     if set(first) == set(second):
         return first, first
     if set(first) & set(second):

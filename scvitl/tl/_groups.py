@@ -40,19 +40,30 @@ def by_column(
     column = adata.obs[groupby].astype("category").cat
     codes, names = column.codes.to_numpy(), [str(name) for name in column.categories]
     cells = {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}
-    names = [name for name in names if len(cells[name])]
+    names, reference = [name for name in names if len(cells[name])], str(reference)
+    if not names:
+        msg = f"adata.obs[{groupby!r}] is NaN in every cell: there are no groups to compare."
+        raise ValueError(msg)
     if groups is None:
-        wanted = [name for name in names if name != str(reference)]
+        wanted = [name for name in names if name != reference]
     else:
         wanted = [str(group) for group in ([groups] if isinstance(groups, str) else groups)]
-    for argument, name in (*(("groups", name) for name in wanted), ("reference", str(reference))):
+    for argument, name in (*(("groups", name) for name in wanted), ("reference", reference)):
         if name not in names and not (argument == "reference" and name == "rest"):
             msg = (
                 f"{argument} has {name!r}, but no cell of adata.obs[{groupby!r}] is that."
                 f"{_checks.did_you_mean(name, names)} Groups: {', '.join(map(repr, names))}."
             )
             raise KeyError(msg)
-    if str(reference) in wanted:
+    if groups is not None and not wanted:
+        msg = f"groups is empty: name groups of {', '.join(map(repr, names))}, or leave it out to test all."
+        raise ValueError(msg)
+    if reference == "rest" and "rest" in names:
+        msg = (
+            f"adata.obs[{groupby!r}] has a group called 'rest', which also means all other cells: rename it."
+        )
+        raise ValueError(msg)
+    if reference in wanted:
         msg = f"reference={reference!r} is among the groups compared with it: leave it out of groups."
         raise ValueError(msg)
     if not wanted or (reference == "rest" and len(names) < 2):
@@ -68,7 +79,7 @@ def by_column(
         )
         for name in wanted
     ]
-    comparisons = Comparisons(sets, wanted, pairs, str(reference))
+    comparisons = Comparisons(sets, wanted, pairs, reference)
     _check_sizes(comparisons, f"adata.obs[{groupby!r}]")
     return comparisons
 

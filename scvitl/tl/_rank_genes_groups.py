@@ -162,7 +162,7 @@ def rank_genes_groups(  # noqa: PLR0913
     start = logg.info("ranking genes")
     needs = None if importance_options is None else "weights='importance'"
     fitted, data = store.open_cells(adata, key=key, model=model, counts_for=needs)
-    batches = batches_of(fitted.schema, options["batch_correction"], batches1, batches2)
+    batches = batches_of(fitted.schema, options, batches1, batches2)
     tables = compare(
         fitted, data, comparisons, options, batches=batches, importance_options=importance_options
     )

@@ -28,6 +28,20 @@ def test_mean(fitted):
     assert scvitl.get.elbo(fitted, batch_size=7) == pytest.approx(values.mean(), rel=0.01)
 
 
+def test_mean_counts_every_cell_once(fitted):
+    """Also where the last block is smaller than the others."""
+    values = scvitl.get.elbo(fitted, return_mean=False, batch_size=64)
+    assert scvitl.get.elbo(fitted, batch_size=64) == pytest.approx(values.mean(dtype="float64"), rel=1e-9)
+
+
+def test_lies_below_the_marginal_likelihood_cell_by_cell(fitted):
+    bounds = [scvitl.get.elbo(fitted, return_mean=False, random_state=seed) for seed in range(50)]
+    estimate = scvitl.get.marginal_ll(fitted, n_mc_samples=200, return_mean=False)
+    # the mean of 50 draws with a deviation of about 2 each
+    assert (np.mean(bounds, 0) < estimate + 1).all()
+    assert np.mean(np.mean(bounds, 0) < estimate) > 0.95
+
+
 def test_a_better_model_has_a_higher_elbo(toy):
     options = {"batch_key": "batch", "n_hidden": 16, "n_latent": 4, "progress": False}
     scvitl.tl.scvi(toy, max_epochs=1, key_added="short", **options)
