@@ -1,4 +1,4 @@
-"""Run the quickstart notebook and keep what it shows: a web page and its last figure.
+"""Run a notebook, the quickstart unless another is named, and keep what it shows: a web page and its last figure.
 
 With ``--inplace`` the notebook itself is also stored with its outputs, without what differs from run to run.
 """
@@ -17,7 +17,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
+NOTEBOOKS = ROOT / "notebooks"
 OUT = ROOT / "build" / "demo"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -64,40 +64,44 @@ def tidy(notebook: NotebookNode) -> None:
             cell.outputs = [output for output in map(without_widget, cell.outputs) if output]
 
 
-def last_png(notebook: NotebookNode) -> bytes:
+def last_png(notebook: NotebookNode, name: str) -> bytes:
     """The last picture that the notebook shows."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
     if not pictures:
-        msg = f"{NOTEBOOK.name} shows no picture"
+        msg = f"{name} shows no picture"
         raise ValueError(msg)
     return base64.b64decode(pictures[-1])
 
 
-def write(notebook: NotebookNode, folder: Path) -> list[Path]:
+def write(notebook: NotebookNode, name: str, folder: Path) -> list[Path]:
     """Write the page and the picture, and say where they are."""
-    page, picture = (folder / NOTEBOOK.with_suffix(suffix).name for suffix in (".html", ".png"))
-    html, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": "scvitl quickstart"}})
+    page, picture = (folder / f"{name}{suffix}" for suffix in (".html", ".png"))
+    title = f"scvitl {name.replace('_', ' ')}"
+    html, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": title}})
     page.write_text(html, encoding="utf-8")
-    picture.write_bytes(last_png(notebook))
+    picture.write_bytes(last_png(notebook, name))
     return [page, picture]
 
 
 def main() -> None:
     """Run the demo from the command line."""
+    names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", nargs="?", default="quickstart", choices=names, help="the notebook to run")
     parser.add_argument("--inplace", action="store_true", help="store the executed notebook back")
-    inplace = parser.parse_args().inplace
+    arguments = parser.parse_args()
 
+    path = NOTEBOOKS / f"{arguments.name}.ipynb"
     OUT.mkdir(parents=True, exist_ok=True)
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    print(f"running {NOTEBOOK.relative_to(ROOT)}", flush=True)
+    notebook = nbformat.read(path, as_version=4)
+    print(f"running {path.relative_to(ROOT)}", flush=True)
     execute(notebook, OUT)
     tidy(notebook)
-    written = write(notebook, OUT)
-    if inplace:
-        nbformat.write(notebook, NOTEBOOK)
-        written.append(NOTEBOOK)
+    written = write(notebook, arguments.name, OUT)
+    if arguments.inplace:
+        nbformat.write(notebook, path)
+        written.append(path)
     for path in written:
         print(f"wrote {path.relative_to(ROOT)}")
 

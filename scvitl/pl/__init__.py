@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ._correlation import correlation
 from ._history import history
+from ._posterior_predictive import posterior_predictive
+from ._volcano import volcano
 
-__all__ = ["history"]
+__all__ = ["correlation", "history", "posterior_predictive", "volcano"]

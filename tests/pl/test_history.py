@@ -1,20 +1,10 @@
 from __future__ import annotations
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 import scvitl
-
-
-@pytest.fixture(autouse=True)
-def _agg():
-    before = mpl.get_backend()
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(before)
 
 
 def test_curves_and_kept_epoch(fitted):
