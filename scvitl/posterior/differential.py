@@ -151,9 +151,9 @@ def levels(sides: Sides) -> list[dict[str, np.ndarray]]:
     (parts,) = by_gene(sides, statistics, n_pairs=1)
 
     def level(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inside = [(cuts[:-1] >= start) & (cuts[1:] <= start + n) for start, n in spans]
-        inside = np.any(inside, axis=0)
-        return parts["top"][:, inside].max(1), parts["total"][:, inside].sum(1) / spans[:, 1].sum()
+        # How often the columns between two cuts occur: the draws of a group may come twice.
+        times = sum(((cuts[:-1] >= start) & (cuts[1:] <= start + n)).astype(int) for start, n in spans)
+        return parts["top"][:, times > 0].max(1), parts["total"] @ times / spans[:, 1].sum()
 
     names = ("max1", "scale1", "max2", "scale2")
     return [dict(zip(names, (*level(first), *level(second)), strict=True)) for first, second in sides.spans]

@@ -3,6 +3,9 @@
 Every set of cells gets one pool of draws, which serves all comparisons: as the group itself, and in proportion to its
 size as part of "the rest" of the others. Sides decoded from other batches have pools of their own. The draws of a
 pool are in random order, so the first of them are as good as any.
+
+What varies most is the cell, and draws are spread evenly over cells. So a small group needs fewer draws than there are
+comparisons: each of its draws, several for every cell, meets two draws of the reference.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 KEPT_ENTRIES = (
     2**28
 )  # draws × genes decoded once and kept, 1 GB of float32; more are decoded again at every pass
+PARTNERS = 2  # of a group's draw in the reference, unless the group has more cells than draws
 BLOCK_ENTRIES = 2**25  # draws × genes decoded together otherwise
 
 
@@ -54,21 +58,25 @@ def plan(
     first and the second side are decoded from.
     """
     codes = tuple(map(tuple, batches))
-    per_batch = [max(2, n_draws // len(side)) for side in codes]
+    n_first, n_second = (max(2, n_draws // len(side)) for side in codes)
+    # Draws per batch that the pool of a set needs, by set and batches.
     sizes: dict[tuple[int, tuple], int] = {}
-    sides = []
+    shares = []
     for group, reference in pairs:
-        shares = apportion(per_batch[1], np.array([len(sets[i]) for i in reference]))
-        first = [((group, codes[0]), per_batch[0])]
-        second = [((i, codes[1]), int(share)) for i, share in zip(reference, shares, strict=True) if share]
-        for pool, size in first + second:
-            sizes[pool] = max(sizes.get(pool, 0), size)
-        sides.append((first, second))
+        shares.append(apportion(n_second, np.array([len(sets[i]) for i in reference])))
+        needs = [(group, codes[0], min(n_first, max(-(-n_first // PARTNERS), len(sets[group]))))]
+        needs += [(i, codes[1], int(n)) for i, n in zip(reference, shares[-1], strict=True) if n]
+        for i, side, n in needs:
+            sizes[i, side] = max(sizes.get((i, side), 0), n)
     at = {pool: i for i, pool in enumerate(sizes)}
-    return Plan(
-        [Pool(sets[i], batch, size) for (i, batch), size in sizes.items()],
-        [tuple([(at[pool], size) for pool, size in side] for side in pair) for pair in sides],
-    )
+    sides = []
+    for (group, reference), share in zip(pairs, shares, strict=True):
+        pool = group, codes[0]
+        # The draws of the group come again until there are enough.
+        first = [(at[pool], min(sizes[pool], n_first - used)) for used in range(0, n_first, sizes[pool])]
+        second = [(at[i, codes[1]], int(n)) for i, n in zip(reference, share, strict=True) if n]
+        sides.append((first, second))
+    return Plan([Pool(sets[i], side, size) for (i, side), size in sizes.items()], sides)
 
 
 def cells_and_batches(pool: Pool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
