@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from ..models.records import Posterior
     from .draws import Draws
 
-ENTRIES = 2**22  # draws × anchors × genes looked at together; small blocks stay in the cache
+ENTRIES = 2**21  # draws × entries looked at together; small blocks stay in the cache
+NODES = 32  # of the polynomial in the library size
 
 
 @torch.inference_mode()
@@ -78,20 +79,55 @@ def importance_weights(
 
 
 def _log_likelihoods(model: VAE, draws: Draws, x: Cells) -> Tensor:
-    """Log p(x_a | z_i) with the library size of a, (N, a)."""
-    n_anchors, n_genes = x.x.shape
-    library = torch.exp(x.library)  # (a, 1)
-    parts = []
-    for rows in torch.arange(len(draws.z), device=x.x.device).split(max(1, ENTRIES // (n_anchors * n_genes))):
+    """Log p(x_a | z_i) with the library size of a, (N, a).
+
+    Most counts are zero. So this is the log-probability that all are, a smooth function of the library size that a
+    polynomial through a few sizes gives for every anchor; and then what the counts above zero change.
+    """
+    anchor, gene = x.x.nonzero(as_tuple=True)  # (n,)
+    counts, library = x.x[anchor, gene, None], torch.exp(x.library)
+    sizes, polynomial = _interpolation(x.library[:, 0])
+    parts, width = [], max(len(anchor), len(sizes) * x.x.shape[1])
+    for rows in torch.arange(len(draws.z), device=x.x.device).split(max(1, ENTRIES // width)):
         block = draws.take(rows)
         p = model.generative(block.z, block.library, block.cells)
-        rate = p.scale[:, None] * library  # (b, a, G)
-        theta, dropout = (
-            value if value is None or value.ndim == 1 else value[:, None].expand_as(rate).contiguous()
-            for value in (p.theta, p.dropout)
-        )
-        parts.append(model.log_likelihood(x.x, Expression(p.scale, rate, theta, dropout)))
+        at_sizes = _scaled(p, sizes[:, None], slice(None), 1)  # (b, K, G)
+        empty = model.log_likelihood(torch.zeros_like(at_sizes.rate[0]), at_sizes) @ polynomial.T  # (b, a)
+        above = _scaled(p, library[anchor, 0], gene, 2)  # (b, n, 1)
+        change = model.log_likelihood(counts, above) - model.log_likelihood(torch.zeros_like(counts), above)
+        parts.append(empty.index_add_(1, anchor, change))
     return torch.cat(parts)
+
+
+def _scaled(p: Expression, library: Tensor, genes: slice | Tensor, dim: int) -> Expression:
+    """Expression of draws at other library sizes and some genes, with a dimension put in at ``dim``."""
+
+    def of(values: Tensor | None) -> Tensor | None:
+        if values is None:
+            return None
+        if values.ndim == 1:
+            return values[genes] if dim == 1 else values[genes, None]
+        return values[:, genes].unsqueeze(dim)
+
+    rate = of(p.scale) * (library if dim == 1 else library[:, None])
+    theta, dropout = (
+        values if values is None or values.ndim < 3 else values.expand_as(rate).contiguous()
+        for values in (of(p.theta), of(p.dropout))
+    )
+    return Expression(rate, rate, theta, dropout)
+
+
+def _interpolation(log_library: Tensor) -> tuple[Tensor, Tensor]:
+    """Library sizes (K,) and the matrix (a, K) that takes a function there to its values at ``log_library`` (a,)."""
+    at = log_library.double().cpu().numpy()
+    middle, half = (at.max() + at.min()) / 2, max((at.max() - at.min()) / 2, 1e-6)
+    nodes = np.polynomial.chebyshev.chebpts1(NODES)
+    coefficients = np.polynomial.chebyshev.chebvander(nodes, NODES - 1).T * (2 / NODES)
+    coefficients[0] /= 2
+    matrix = np.polynomial.chebyshev.chebvander((at - middle) / half, NODES - 1) @ coefficients
+    return tuple(
+        torch.from_numpy(values).to(log_library) for values in (np.exp(middle + half * nodes), matrix)
+    )
 
 
 def _log_posteriors(z: Tensor, posterior: Posterior) -> Tensor:
