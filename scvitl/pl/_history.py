@@ -53,7 +53,7 @@ def history(
     frame = get.history(adata, key=key)
     drawn = [name for name in COLORS if f"elbo_{name}" in frame]
     if not drawn:
-        msg = f"the history in adata.uns[{key!r}] is empty: training was interrupted in its first epoch."
+        msg = f"the history in adata.uns[{key!r}] is empty: training was interrupted in its first epoch, or the model came from a file without one."
         raise ValueError(msg)
     if ax is None:
         _, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
