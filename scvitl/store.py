@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from .data.batches import CellData
 
+MINIFIED = "minified"  # in uns[key]: which model took the counts away
 FORMAT = 1  # of what is in uns; a reader of a later format can tell
 
 ARCHITECTURE = (
@@ -115,7 +117,15 @@ def load(
 
     names = keys(key)
     minified = None
-    if names.latent_mean in adata.obsm:
+    if MINIFIED in adata.uns.get(key, {}):
+        if adata.uns[key][MINIFIED] != fingerprint(model):
+            msg = f"adata was minified by the model in adata.uns[{key!r}]; other models need the counts, which are gone."
+            raise ValueError(msg)
+        lost = [name for name in (names.latent_mean, names.latent_variance) if name not in adata.obsm]
+        lost += [] if names.library in adata.obs else [names.library]
+        if lost:
+            msg = f"adata was minified, but {', '.join(map(repr, lost))} is gone since: start from the file as it was."
+            raise KeyError(msg)
         if counts_for is not None:
             msg = (
                 f"{counts_for} looks at counts, which scvitl.tl.minify replaced by adata.obsm[{names.latent_mean!r}]. "
@@ -128,6 +138,14 @@ def load(
     model.module.to(device)
     whole = model.params["gene_likelihood"] != "normal"
     return CellData(adata, model.schema, device=device, whole=whole, minified=minified)
+
+
+def fingerprint(model: FittedModel) -> str:
+    """A short text that tells a model from others by its weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_weights(model.module)):
+        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def open_cells(

@@ -69,9 +69,15 @@ def batches(schema: Schema, selection: object, argument: str = "transform_batch"
         raise ValueError(msg)
     known = schema.batch.categories
     if isinstance(selection, str) and selection == "all":
+        if "all" in known:
+            msg = f"{argument}='all' means all batches, but one of them is called so: name the batches as a list."
+            raise ValueError(msg)
         return list(range(len(known)))
-    one = isinstance(selection, (str, int, np.integer))
-    names = [str(name) for name in ([selection] if one else selection)]
+    # Whole numbers may have been read as floats; the schema writes them without a point.
+    names = [
+        str(int(name)) if isinstance(name, float) and name.is_integer() else str(name)
+        for name in ([selection] if np.isscalar(selection) else selection)
+    ]
     if not names:
         msg = f"{argument} is empty: name batches of {', '.join(map(repr, known))}, or use 'all'."
         raise ValueError(msg)

@@ -58,4 +58,7 @@ def importance(weights: str, options: dict[str, Any] | None) -> dict[str, Any] |
             _checks.true_or_false(name, value)
         else:
             _checks.whole_number(name, value)
+    if options and weights == "uniform":
+        msg = "importance_options are for weights='importance'."
+        raise ValueError(msg)
     return options if weights == "importance" else None

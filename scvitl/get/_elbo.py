@@ -62,6 +62,7 @@ def elbo(
     1
     """
     _checks.reading(batch_size=batch_size, random_state=random_state)
+    _checks.true_or_false("return_mean", return_mean)
     fitted, cells = store.open_cells(adata, key=key, model=model, indices=indices, counts_for="get.elbo")
 
     from .. import posterior

@@ -29,7 +29,7 @@ def feature_correlation(
 
     Correlations of raw counts are dragged to zero by dropouts and pushed up by depth. Here cells are decoded from
     posterior draws, and the variation that the model ascribes to a gene's own dispersion is put back, so that
-    correlations are neither diluted nor overdone. :func:`scvitl.pl.correlation` draws the result.
+    correlations are neither diluted nor overdone. Draws of many cells wait in the folder for temporary files. :func:`scvitl.pl.correlation` draws the result.
 
     Parameters
     ----------

@@ -25,8 +25,8 @@ def importance_weights(
 
     Draws from the approximate posteriors, weighted so, stand for the set as the true posteriors would.
     :func:`scvitl.tl.rank_genes_groups` and :func:`scvitl.get.normalized_expression` do this with
-    ``weights="importance"``. The time goes with draws × ``max_cells`` × genes: seconds for a group of cells, minutes
-    for thousands.
+    ``weights="importance"``. The time goes with draws × ``max_cells`` × counts above zero: a minute or so for a group of a
+    thousand cells.
 
     Parameters
     ----------

@@ -70,6 +70,8 @@ def latent(
     """
     _checks.whole_number("mc_samples", mc_samples)
     _checks.reading(batch_size=batch_size, random_state=random_state)
+    _checks.true_or_false("give_mean", give_mean)
+    _checks.true_or_false("return_dist", return_dist)
     fitted, cells = store.open_cells(adata, key=key, model=model, indices=indices)
 
     from .. import posterior

@@ -68,6 +68,7 @@ def marginal_ll(
     """
     _checks.whole_number("n_mc_samples", n_mc_samples)
     _checks.reading(batch_size=batch_size, random_state=random_state)
+    _checks.true_or_false("return_mean", return_mean)
     fitted, cells = store.open_cells(
         adata, key=key, model=model, indices=indices, counts_for="get.marginal_ll"
     )

@@ -61,7 +61,7 @@ def rank_genes_groups(
     table = found[RANKING_TABLE].copy()
     if groups is None:
         return table
-    groups = [groups] if isinstance(groups, str) else list(map(str, groups))
+    groups = list(map(str, [groups] if isinstance(groups, (str, int)) else groups))
     known = table["group1"].unique()
     for group in groups:
         if group not in known:

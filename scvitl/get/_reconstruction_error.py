@@ -63,6 +63,7 @@ def reconstruction_error(
     (600,)
     """
     _checks.reading(batch_size=batch_size, random_state=random_state)
+    _checks.true_or_false("return_mean", return_mean)
     fitted, cells = store.open_cells(
         adata, key=key, model=model, indices=indices, counts_for="get.reconstruction_error"
     )

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+SHARED = (
+    2  # times that tensors may take the values of a storage; a small file could fill the memory otherwise
+)
 DTYPE = re.compile(r"[biufSUO]\d{0,9}")
 
 
@@ -34,6 +37,7 @@ class Decoder:
     def __init__(self, storage: Callable[[str], bytes] | None, byteorder: str) -> None:
         self.storage, self.byteorder = storage, byteorder
         self.done: dict[int, tuple[Any, Any]] = {}
+        self.used: dict[str, int] = {}  # values of a storage that tensors have taken
 
     def __call__(self, value: Any) -> Any:
         if not isinstance(value, (list, tuple, dict, Node)):
@@ -64,7 +68,8 @@ def _bytes(decoder: Decoder, node: Node) -> bytes:
 def _encode(decoder: Decoder, node: Node) -> bytes:
     text, encoding = node.args
     if encoding != "latin1":
-        msg = f"bytes are written in {encoding!r}"
+        # Not what it says instead: the text of something nested can be endless.
+        msg = "bytes are written in another way than latin1"
         raise ValueError(msg)
     return text.encode("latin1")
 
@@ -103,7 +108,11 @@ def _tensor(decoder: Decoder, node: Node) -> np.ndarray:
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     fits = min(offset, *size, *stride, 0) >= 0 and math.prod(size) <= len(values)
     if not fits or (last >= len(values) and 0 not in size):
-        msg = f"a tensor of shape {size} does not fit its {len(values)} values"
+        msg = f"a tensor does not fit its {len(values)} values"
+        raise ValueError(msg)
+    decoder.used[key] = decoder.used.get(key, 0) + math.prod(size)
+    if decoder.used[key] > SHARED * len(values):
+        msg = f"too many tensors share {len(values)} values"
         raise ValueError(msg)
     if 0 in size:
         return np.zeros(size, values.dtype)

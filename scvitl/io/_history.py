@@ -27,8 +27,13 @@ def history(frames: Any) -> pd.DataFrame:
     )
 
 
-def _column(value: Any) -> np.ndarray | None:
+def _column(value: Any, seen: dict[int, Any] | None = None) -> np.ndarray | None:
     """The numbers of a frame of one column: the only array in it that has two dimensions."""
+    # What was looked at once is kept, since ids are used again.
+    seen = {} if seen is None else seen
+    if id(value) in seen:
+        return None
+    seen[id(value)] = value
     if isinstance(value, np.ndarray):
         return value[0].astype(np.float64) if value.ndim == 2 and len(value) == 1 else None
     if isinstance(value, Node):
@@ -37,4 +42,4 @@ def _column(value: Any) -> np.ndarray | None:
         value = list(value.values())
     if not isinstance(value, (list, tuple)):
         return None
-    return next((found for item in value if (found := _column(item)) is not None), None)
+    return next((found for item in value if (found := _column(item, seen)) is not None), None)

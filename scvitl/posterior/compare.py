@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from .. import _checks
 from .._logging import logg
 from . import differential, pools
 from .draws import decode, draw
 from .engine import noise, posterior
-from .importance import weigh
+from .importance import MAX_CELLS, weigh
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +49,8 @@ def compare(  # noqa: PLR0913
     rng, generator = np.random.default_rng(random_state), noise(data, random_state)
     if importance_options is not None:
         sets, pairs = _one_set_per_side(sets, pairs)
+        # Draws are held against anchors, so they come from these alone.
+        sets = [rng.permutation(cells)[: importance_options.get("max_cells", MAX_CELLS)] for cells in sets]
     if filter_outlier_cells:
         sets = _inliers(model, data, sets, random_state)
     plan = pools.plan(sets, pairs, n_draws=n_samples, batches=batches)
@@ -56,7 +59,8 @@ def compare(  # noqa: PLR0913
     index, batch = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
     draws = draw(model, data, torch.from_numpy(index), generator)
     if importance_options is not None:
-        draws = _weighed(model, data, draws, plan, rng=rng, random_state=random_state, **importance_options)
+        options = {**importance_options, "random_state": random_state}
+        draws = _weighed(model, data, draws, plan, rng=rng, **options)
     own = all(code is None for side in batches for code in side)
     sides = pools.Sides(plan, decode(model, draws, None if own else batch))
     if mode == "vanilla":
@@ -100,10 +104,10 @@ def _weighed(
     """The draws of every pool, drawn again by importance weight among those decoded from the same batch."""
     rows, start = [], 0
     for pool in plan.pools:
-        here = torch.arange(start, start + pool.size * len(pool.batches), device=data.device)
-        weights = weigh(model, data, draws.take(here), pool.cells, **options)
-        for part in weights.reshape(-1, pool.size):
-            rows.append(start + rng.choice(pool.size, pool.size, p=part / part.sum()))
+        here = torch.arange(start, start + pool.size * pool.segments, device=data.device)
+        log_weights = weigh(model, data, draws.take(here), pool.cells, **options)
+        for part in log_weights.reshape(-1, pool.size):
+            rows.append(start + rng.choice(pool.size, pool.size, p=softmax(part)))
             start += pool.size
     return draws.take(torch.from_numpy(np.concatenate(rows)).to(data.device))
 
@@ -120,7 +124,7 @@ def _expected_counts(sides: pools.Sides, draws: Draws) -> list[tuple[np.ndarray,
 
 def _check_memory(model: VAE, plan: pools.Plan) -> None:
     head = model.decoder.heads["scale"]
-    n_draws = sum(pool.size * len(pool.batches) for pool in plan.pools)
+    n_draws = sum(pool.size * pool.segments for pool in plan.pools)
     # hidden units and latent states of all draws, and what is decoded of them at a time
     decoded = min(n_draws * head.out_features, pools.KEPT_ENTRIES)
     _checks.fits_memory(

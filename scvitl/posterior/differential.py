@@ -134,6 +134,8 @@ def automatic_delta(mean_lfc: np.ndarray, random_state: int) -> float:
     """A threshold between the genes that change and those that do not: three normals fitted to the fold changes."""
     from sklearn.mixture import GaussianMixture
 
+    if len(mean_lfc) < 2:
+        return 0.1  # nothing to set a gene apart from
     n_components = min(3, len(mean_lfc))
     mixture = GaussianMixture(n_components, random_state=random_state).fit(mean_lfc.reshape(-1, 1))
     return max(0.1, 0.6 * float(np.abs([mixture.means_.min(), mixture.means_.max()]).mean()))

@@ -55,9 +55,14 @@ class Decoded:
     @cached_property
     def log_total(self) -> Tensor | None:
         """What the softmax over genes divides by, (N, 1)."""
-        blocks = self.hidden.split(max(1, BLOCK_ENTRIES // self.n_genes))
-        totals = [self.model.decoder.log_total(block) for block in blocks]
-        return None if totals[0] is None else torch.cat(totals)
+        if not self.model.decoder.softmax:
+            return None
+        # Filled in place: small results that outlive large temporaries would keep their memory from being used again.
+        out, size = self.hidden.new_empty(len(self.hidden), 1), max(1, BLOCK_ENTRIES // self.n_genes)
+        for start in range(0, len(out), size):
+            rows = slice(start, start + size)
+            out[rows] = self.model.decoder.log_total(self.hidden[rows])
+        return out
 
     def scale(self, genes: slice | Tensor | None = None) -> Tensor:
         """Shares of all genes, or of some, (g, N)."""

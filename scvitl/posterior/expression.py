@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 import torch
+from scipy.special import softmax
 
 from .draws import decode, draw, spread
 from .engine import noise, stream
-from .importance import weigh
+from .importance import MAX_CELLS, weigh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,10 +88,14 @@ def expression_draws(
     weighed by how well they explain the cells, and drawn again by weight.
     """
     rng = np.random.default_rng(random_state)
-    index = torch.from_numpy(spread(data.n_cells, n_draws, rng))
+    cells = np.arange(data.n_cells)
+    if weights is not None:
+        # Draws are held against anchors, so they come from these alone.
+        cells = rng.permutation(cells)[: weights.get("max_cells", MAX_CELLS)]
+    index = torch.from_numpy(cells[spread(len(cells), n_draws, rng)])
     draws = draw(model, data, index, noise(data, random_state))
     if weights is not None:
-        w = weigh(model, data, draws, random_state=random_state, **weights)
+        w = softmax(weigh(model, data, draws, cells, random_state=random_state, **weights))
         draws = draws.take(torch.from_numpy(rng.choice(n_draws, n_draws, p=w)).to(data.device))
     genes = positions(genes, data)
     total = sum(decode(model, draws, batch).scale(genes) for batch in batches).T

@@ -3,9 +3,9 @@
 Draws z_i of a set of cells follow the mixture of their approximate posteriors. To make them follow the mixture of
 the true posteriors, draw i gets the weight
 
-    w_i ~ sum_a p(z_i) p(x_a | z_i) / ( p(x_a) sum_a' q(z_i | x_a') )
+    w_i ~ sum_a p(z_i) p(x_a | z_i) / p(x_a) / sum_c q(z_i | x_c)
 
-where a runs over some of the cells, the anchors.
+where a runs over some of the cells, the anchors, and c over all that draws were made from.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from ..models.blocks import log_normal
 from ..models.records import Expression
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..models.records import Posterior
     from .draws import Draws
 
+MAX_CELLS = 1024  # anchors
 ENTRIES = 2**21  # draws × entries looked at together; small blocks stay in the cache
 NODES = 32  # of the polynomial in the library size
 
@@ -41,30 +43,32 @@ def weigh(
     draws: Draws,
     cells: np.ndarray | None = None,
     *,
-    max_cells: int = 1024,
+    max_cells: int = MAX_CELLS,
     truncation: bool = False,
     n_mc_samples: int = 500,
     random_state: int = 0,
 ) -> np.ndarray:
-    """Weights of ``draws`` (N,), which sum to one, for the set ``cells`` of ``data`` (all, if `None`).
+    """Logarithms of the weights of ``draws`` (N,) from the set ``cells`` of ``data`` (all, if `None`).
 
     ``max_cells`` of the cells are anchors; their marginal likelihoods take ``n_mc_samples`` draws each.
     ``truncation`` caps weights at the mean weight times the square root of N.
     """
     cells = np.arange(data.n_cells) if cells is None else cells
     anchors = np.random.default_rng(random_state).permutation(cells)[:max_cells]
-    log_q, log_ratio = [], []
+    log_ratio = []
     for x, posterior in stream(model, data, index=torch.from_numpy(anchors)):
         evidence = marginal_ll_of(model, x, posterior, n_mc_samples, noise(data, random_state))  # (a,)
         log_ratio.append(_log_likelihoods(model, draws, x) - evidence)  # (N, a)
-        log_q.append(_log_posteriors(draws.z, posterior))  # (N, a)
     log_w = log_normal(draws.z, 0.0, 1.0) + torch.logsumexp(torch.cat(log_ratio, 1), 1)
-    log_w = log_w - torch.logsumexp(torch.cat(log_q, 1), 1)
+    made_from = [
+        torch.logsumexp(_log_posteriors(draws.z, posterior), 1)
+        for _, posterior in stream(model, data, index=torch.from_numpy(cells))
+    ]
+    log_w = log_w - torch.logsumexp(torch.stack(made_from), 0)
     if truncation:
         n = len(log_w)
         log_w = log_w.clamp(max=torch.logsumexp(log_w, 0) - math.log(n) + 0.5 * math.log(n))
-    weights = torch.softmax(log_w.double(), 0).cpu().numpy()
-    return weights / weights.sum()
+    return log_w.double().cpu().numpy()
 
 
 def importance_weights(
@@ -73,7 +77,7 @@ def importance_weights(
     """Weights of posterior draws of all cells, (S, n), and the draws, (S, n, D)."""
     index = torch.arange(data.n_cells).repeat(n_samples)
     draws = draw(model, data, index, noise(data, random_state))
-    weights = weigh(model, data, draws, random_state=random_state, **options)
+    weights = softmax(weigh(model, data, draws, random_state=random_state, **options))
     shape = n_samples, data.n_cells
     return weights.reshape(shape), draws.z.reshape(*shape, -1).cpu().numpy()
 

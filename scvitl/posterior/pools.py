@@ -30,11 +30,21 @@ BLOCK_ENTRIES = 2**25  # draws × genes decoded together otherwise
 
 @dataclass(frozen=True)
 class Pool:
-    """Draws of one set of cells, as many from each of the batches that they are decoded from."""
+    """Draws of one set of cells, as many from each of the batches that they are decoded from.
+
+    They stand batch by batch, so that they can meet draws of the same batch; or mixed, where the other side has other
+    batches.
+    """
 
     cells: np.ndarray
     batches: tuple[int | None, ...]
-    size: int  # draws per batch
+    size: int  # draws per batch; of all together, where they are mixed
+    mixed: bool = False
+
+    @property
+    def segments(self) -> int:
+        """Parts of ``size`` draws that it consists of."""
+        return 1 if self.mixed else len(self.batches)
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,8 @@ def plan(
     first and the second side are decoded from.
     """
     codes = tuple(map(tuple, batches))
-    n_first, n_second = (max(2, n_draws // len(side)) for side in codes)
+    mixed = codes[0] != codes[1]
+    n_first, n_second = (n_draws if mixed else max(2, n_draws // len(side)) for side in codes)
     # Draws per batch that the pool of a set needs, by set and batches.
     sizes: dict[tuple[int, tuple], int] = {}
     shares = []
@@ -76,12 +87,16 @@ def plan(
         first = [(at[pool], min(sizes[pool], n_first - used)) for used in range(0, n_first, sizes[pool])]
         second = [(at[i, codes[1]], int(n)) for i, n in zip(reference, share, strict=True) if n]
         sides.append((first, second))
-    return Plan([Pool(sets[i], side, size) for (i, side), size in sizes.items()], sides)
+    return Plan([Pool(sets[i], side, size, mixed) for (i, side), size in sizes.items()], sides)
 
 
 def cells_and_batches(pool: Pool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Cells to draw from, and batches to decode them from (`None` for the cells' own), each (N,)."""
-    index = np.concatenate([pool.cells[spread(len(pool.cells), pool.size, rng)] for _ in pool.batches])
+    index = np.concatenate(
+        [pool.cells[spread(len(pool.cells), pool.size, rng)] for _ in range(pool.segments)]
+    )
+    if pool.mixed:
+        return index, np.array(pool.batches)[spread(len(pool.batches), pool.size, rng)]
     return index, np.repeat(pool.batches, pool.size)
 
 
@@ -103,7 +118,7 @@ class Sides:
     def __init__(self, plan: Plan, decoded: Decoded) -> None:
         self.decoded = decoded
         self.n_draws, self.n_genes = len(decoded.hidden), decoded.n_genes
-        starts = np.cumsum([0, *(pool.size * len(pool.batches) for pool in plan.pools)])
+        starts = np.cumsum([0, *(pool.size * pool.segments for pool in plan.pools)])
         self.spans = [tuple(_spans(plan, side, starts) for side in pair) for pair in plan.pairs]
         self.stretches = [_stretches(*pair) for pair in self.spans]
         self.kept: np.ndarray | None = None
@@ -122,7 +137,7 @@ class Sides:
 
 def _spans(plan: Plan, side: list[tuple[int, int]], starts: np.ndarray) -> np.ndarray:
     """Start and number of the draws of one side, batch after batch."""
-    segments = range(len(plan.pools[side[0][0]].batches))
+    segments = range(plan.pools[side[0][0]].segments)
     return np.array([(starts[i] + k * plan.pools[i].size, n) for k in segments for i, n in side])
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import _checks
-from .._keys import RANKING_TABLE
 from .._logging import logg
 from ..data import selection
+from ._groups import is_membership
 from ._ranking import count_statistics, frame
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ def check_options(options: dict[str, Any], batches1: object, batches2: object) -
     """Every option has a legal value."""
     _checks.one_of("mode", options["mode"], ("change", "vanilla"))
     _checks.one_of("test_mode", options["test_mode"], ("three", "two"))
+    if isinstance(options["cred_interval_lvls"], (int, float)):
+        options["cred_interval_lvls"] = [options["cred_interval_lvls"]]
+    options["cred_interval_lvls"] = list(options["cred_interval_lvls"])
     if options["delta"] != "auto":
         _checks.number("delta", options["delta"], at_least=0)
     if options["pseudocounts"] is not None:
@@ -51,7 +54,7 @@ def check_name(adata: ad.AnnData, name: object) -> None:
     if there is not None and not (isinstance(there, dict) and {"params", "names"} <= there.keys()):
         msg = f"adata.uns[{name!r}] holds something that is not a ranking of genes: choose another key_added."
         raise ValueError(msg)
-    if name in adata.obs and (there is None or RANKING_TABLE not in there):
+    if name in adata.obs and not is_membership(adata.obs[name]):
         msg = f"adata.obs[{name!r}] exists already: choose another key_added."
         raise ValueError(msg)
 

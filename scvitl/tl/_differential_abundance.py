@@ -8,7 +8,7 @@ import pandas as pd
 from .. import _checks, store
 from .._keys import keys
 from .._logging import logg
-from ._fit import write
+from ._fit import check_copy, write
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -83,7 +83,7 @@ def differential_abundance(
     if dof is not None:
         _checks.number("dof", dof, above=0)
     _checks.seed(random_state)
-    _checks.true_or_false("copy", copy)
+    check_copy(adata, copy)
     column = adata.obs[sample_key].astype("category").cat.remove_unused_categories().cat
     if (column.codes < 0).any():
         msg = f"adata.obs[{sample_key!r}] is NaN in {int((column.codes < 0).sum())} cells: name their sample, or drop them."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .. import store
+from .. import _checks, store
 from .._logging import logg
 from ..data import learn, locate
 from ._options import check_columns, check_options, check_place
@@ -146,6 +146,14 @@ def line(title: str, model: store.FittedModel) -> str:
         loss and f"held-out loss {loss}",
     ]
     return " · ".join(filter(None, parts))
+
+
+def check_copy(adata: ad.AnnData, copy: object) -> None:
+    """A copy of a file that is not read would be another file."""
+    _checks.true_or_false("copy", copy)
+    if copy and adata.isbacked:
+        msg = "copy=True cannot copy an AnnData that is backed by a file: read it first, with adata = adata.to_memory()."
+        raise ValueError(msg)
 
 
 def write(adata: ad.AnnData, slots: dict[str, dict[str, Any]]) -> None:

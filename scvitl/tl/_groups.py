@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from .. import _checks
+from .._logging import logg
 from ..data import selection
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ def by_column(
     _checks.obs_column(adata, "groupby", groupby)
     column = adata.obs[groupby].astype("category").cat
     codes, names = column.codes.to_numpy(), [str(name) for name in column.categories]
+    if len(set(names)) < len(names) or "" in names:
+        msg = f"adata.obs[{groupby!r}] has groups that read the same, such as 1 and '1', or one without a name: rename them."
+        raise ValueError(msg)
     cells = {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}
     names, reference = [name for name in names if len(cells[name])], str(reference)
     if not names:
@@ -47,7 +52,7 @@ def by_column(
     if groups is None:
         wanted = [name for name in names if name != reference]
     else:
-        wanted = [str(group) for group in ([groups] if isinstance(groups, str) else groups)]
+        wanted = [str(group) for group in ([groups] if np.isscalar(groups) else groups)]
     for argument, name in (*(("groups", name) for name in wanted), ("reference", reference)):
         if name not in names and not (argument == "reference" and name == "rest"):
             msg = (
@@ -55,6 +60,11 @@ def by_column(
                 f"{_checks.did_you_mean(name, names)} Groups: {', '.join(map(repr, names))}."
             )
             raise KeyError(msg)
+    if len(names) < len(column.categories) or not isinstance(adata.obs[groupby].dtype, pd.CategoricalDtype):
+        logg.hint(
+            f"some of scanpy's plots need text categories that all have cells: adata.obs[{groupby!r}] = "
+            f"adata.obs[{groupby!r}].astype(str).astype('category')"
+        )
     if groups is not None and not wanted:
         msg = f"groups is empty: name groups of {', '.join(map(repr, names))}, or leave it out to test all."
         raise ValueError(msg)
@@ -108,13 +118,17 @@ def by_selection(adata: ad.AnnData, cells1: object, cells2: object) -> Compariso
 
 def membership(adata: ad.AnnData, comparisons: Comparisons):
     """A column that says which set each cell is in."""
-    import pandas as pd
-
     names = np.full(adata.n_obs, OTHER, dtype=object)
     for name, cells in zip((FIRST, SECOND), comparisons.sets, strict=True):
         names[cells] = name
     used = [name for name in (FIRST, SECOND, OTHER) if name in names]
     return pd.Categorical(names, categories=used)
+
+
+def is_membership(column: pd.Series) -> bool:
+    """Whether a column is what `membership` makes."""
+    categories = isinstance(column.dtype, pd.CategoricalDtype) and set(column.cat.categories)
+    return bool(categories) and FIRST in categories and categories <= {FIRST, SECOND, OTHER}
 
 
 def _check_sizes(comparisons: Comparisons, where: str) -> None:

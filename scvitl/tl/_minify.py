@@ -79,6 +79,7 @@ def minify(adata: AnnData, *, key: str = "scvi", copy: bool = False) -> AnnData 
     slots = {
         "obsm": {names.latent_mean: mean, names.latent_variance: variance},
         "obs": {names.library: library},
+        "uns": {names.model: {**adata.uns[key], store.MINIFIED: store.fingerprint(fitted)}},
     }
     adata = _without_counts(adata) if copy else adata
     write(adata, slots)

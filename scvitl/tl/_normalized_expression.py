@@ -8,7 +8,7 @@ from .. import _checks, store
 from .._keys import keys
 from .._logging import logg
 from ..get._decoding import batch_codes, check_library_size, gene_names, gene_positions
-from ._fit import write
+from ._fit import check_copy, write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +92,7 @@ def normalized_expression(  # noqa: PLR0913
     check_library_size(library_size)
     _checks.whole_number("n_samples", n_samples)
     _checks.true_or_false("give_mean", give_mean)
-    _checks.true_or_false("copy", copy)
+    check_copy(adata, copy)
     _checks.reading(batch_size=batch_size, random_state=random_state)
     start = logg.info("decoding expression")
     fitted, cells = store.open_cells(adata, key=key, model=model)

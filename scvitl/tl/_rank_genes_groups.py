@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import _checks, store
+from .. import store
 from .._keys import RANKING, RANKING_TABLE
 from .._logging import logg
 from ..get._decoding import importance
 from ._differential import batches_of, check_name, check_options, compare
-from ._fit import write
+from ._fit import check_copy, write
 from ._groups import by_column, by_selection, membership
 from ._ranking import joined, structure
 
@@ -89,8 +89,8 @@ def rank_genes_groups(  # noqa: PLR0913
     batches2
         Batches to decode the reference from: the same as ``batches1`` (default) or none of them.
     weights
-        ``"importance"`` weighs draws by how well they explain the group :cite:p:`Boyeau23`: more exact, and much
-        slower.
+        ``"importance"`` weighs draws by how well they explain the group :cite:p:`Boyeau23`: more exact, and slower
+        by far, minutes for every comparison.
     importance_options
         ``max_cells``, ``truncation`` and ``n_mc_samples`` of :func:`scvitl.get.importance_weights`.
     filter_outlier_cells
@@ -98,7 +98,7 @@ def rank_genes_groups(  # noqa: PLR0913
     fdr_target
         Expected share of false discoveries among the genes flagged in ``is_de_fdr_*``.
     n_samples
-        Draws per group.
+        Comparisons of draws per group and gene; each draw of a small group meets two of the reference.
     random_state
         Seed of the draws.
     key_added
@@ -140,7 +140,7 @@ def rank_genes_groups(  # noqa: PLR0913
         "delta": delta,
         "pseudocounts": pseudocounts,
         "test_mode": test_mode,
-        "cred_interval_lvls": list(cred_interval_lvls),
+        "cred_interval_lvls": cred_interval_lvls,
         "fdr_target": fdr_target,
         "n_samples": n_samples,
         "filter_outlier_cells": filter_outlier_cells,
@@ -148,7 +148,7 @@ def rank_genes_groups(  # noqa: PLR0913
         "random_state": random_state,
     }
     check_options(options, batches1, batches2)
-    _checks.true_or_false("copy", copy)
+    check_copy(adata, copy)
     name = RANKING if key_added is None else key_added
     check_name(adata, name)
     importance_options = importance(weights, importance_options)
@@ -156,6 +156,9 @@ def rank_genes_groups(  # noqa: PLR0913
         msg = "say which cells to compare: either groupby, a column of obs, or cells1 (and cells2), not both."
         raise ValueError(msg)
     selected = cells1 is not None
+    if (selected and (groups is not None or reference != "rest")) or (not selected and cells2 is not None):
+        msg = "groups and reference go with groupby, cells2 with cells1: leave out what does not belong."
+        raise ValueError(msg)
     comparisons = (
         by_selection(adata, cells1, cells2) if selected else by_column(adata, groupby, groups, reference)
     )
@@ -180,6 +183,9 @@ def rank_genes_groups(  # noqa: PLR0913
     result = {"params": params, **structure(tables), RANKING_TABLE: joined(tables)}
     column = {name: membership(adata, comparisons)} if selected else {}
     adata = adata.copy() if copy else adata
+    if name in adata.obs and not selected:
+        # of an earlier ranking of two sets under this name
+        del adata.obs[name]
     write(adata, {"obs": column, "uns": {name: result}})
     logg.info("    finished", time=start, deep=f"added\n    {name!r}, ranked genes (adata.uns)")
     return adata if copy else None

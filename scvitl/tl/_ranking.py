@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ._groups import Comparisons
 
 TARGET_SUM = 1e4
+TINY = 1e-12
 DTYPES = {"names": "O", "scores": "f4", "logfoldchanges": "f4", "pvals": "f8", "pvals_adj": "f8"}
 
 
@@ -91,7 +92,8 @@ def _columns(table: pd.DataFrame) -> pd.DataFrame:
         up, proba, lfc = table["proba_up"], table["proba_de"], table["lfc_mean"]
     else:
         up = proba = table["proba_m1"]
-        lfc = np.log2(table["scale1"] / table["scale2"])
+        # Shares can underflow to zero.
+        lfc = np.log2(table["scale1"].clip(TINY) / table["scale2"].clip(TINY))
     columns = pd.DataFrame(
         {
             "names": table.index,

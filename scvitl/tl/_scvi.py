@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from .. import _checks, store
+from .. import store
 from .._keys import keys
 from .._logging import logg
-from ._fit import fit, write
+from ._fit import check_copy, fit, write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,7 +173,7 @@ def scvi(  # noqa: PLR0913
     (600, 10)
     >>> sc.pp.neighbors(adata, use_rep="X_scvi")
     """
-    _checks.true_or_false("copy", copy)
+    check_copy(adata, copy)
     names = keys("scvi", key_added)
     start = logg.info("fitting scVI")
     model, latent = fit(

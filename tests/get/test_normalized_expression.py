@@ -207,8 +207,16 @@ def test_draws_by_importance(fitted):
         ({"return_mean": "False"}, TypeError, "return_mean must be True or False"),
         ({"weights": "importance"}, ValueError, "say how many with n_samples_overall"),
         ({"weights": "even"}, ValueError, "weights='even' is not known. Use one of 'uniform', 'importance'"),
-        ({"importance_options": {"cells": 3}}, ValueError, "importance_options key='cells' is not known"),
-        ({"importance_options": {"max_cells": 0}}, ValueError, "max_cells=0 is too small"),
+        (
+            {"weights": "importance", "importance_options": {"cells": 3}},
+            ValueError,
+            "importance_options key='cells' is not known",
+        ),
+        (
+            {"weights": "importance", "importance_options": {"max_cells": 0}},
+            ValueError,
+            "max_cells=0 is too small",
+        ),
         ({"n_samples_overall": 10**12}, MemoryError, "the result needs .* GB .*: name fewer genes"),
         ({"n_samples": 10**10, "return_mean": False}, MemoryError, "the result needs"),
     ],

@@ -135,3 +135,26 @@ def test_a_view_becomes_a_copy_of_its_own(fitted):
     scvitl.tl.minify(view)
     assert view.X is None
     assert fitted.X is not None
+
+
+def test_minified_cells_belong_to_one_model(fitted, small):
+    """The posterior of one model means nothing to another."""
+    other = fitted.copy()
+    scvitl.tl.scvi(other, batch_key="batch", n_hidden=8, n_latent=4, max_epochs=1, progress=False)
+    with pytest.raises(ValueError, match="other models need the counts"):
+        scvitl.get.latent(small, model=scvitl.get.model(other))
+    same = scvitl.get.latent(small, model=scvitl.get.model(fitted))
+    assert np.array_equal(same, fitted.obsm["X_scvi"])
+
+
+def test_a_new_fit_reads_the_counts_again(fitted, small):
+    small.X = fitted.X.copy()
+    scvitl.tl.scvi(small, batch_key="batch", n_hidden=8, n_latent=3, max_epochs=1, progress=False)
+    assert np.array_equal(scvitl.get.latent(small), small.obsm["X_scvi"])
+    assert np.isfinite(scvitl.get.elbo(small))
+
+
+def test_a_lost_part_is_named(small):
+    del small.obs["scvi_library"]
+    with pytest.raises(KeyError, match="'scvi_library' is gone"):
+        scvitl.get.latent(small)
