@@ -85,6 +85,13 @@ def did_you_mean(value: str, names: Iterable[str]) -> str:
     return f" Did you mean {names[close[0]]!r}?" if close else ""
 
 
+def key_added(value: object) -> None:
+    """``value`` can name results, in files too."""
+    if not isinstance(value, str) or not value or "/" in value:
+        msg = f"key_added={value!r} cannot name results: use a word, without a slash."
+        raise ValueError(msg)
+
+
 def obs_column(adata: ad.AnnData, argument: str, key: str) -> None:
     """``key`` is a column of ``obs``."""
     if not isinstance(key, str):

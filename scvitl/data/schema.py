@@ -147,6 +147,11 @@ def encode(adata: ad.AnnData, schema: Schema, *, genes: bool = True) -> Codes:
     )
 
 
+def category_name(value: object) -> str:
+    """A category as text; whole numbers that were read as floats are written without a point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def _text(adata: ad.AnnData, argument: str, key: str) -> pd.Categorical:
     """The column as categories of text, in pandas' order of its categories."""
     _checks.obs_column(adata, argument, key)
@@ -159,10 +164,7 @@ def _text(adata: ad.AnnData, argument: str, key: str) -> pd.Categorical:
         raise ValueError(msg)
     column = column.astype("category").cat
     # Numbers become text, so that codes survive a file in which the same column was stored in another type.
-    names = [
-        str(int(name)) if isinstance(name, float) and name.is_integer() else str(name)
-        for name in column.categories
-    ]
+    names = [category_name(value) for value in column.categories]
     if len(set(names)) < len(names):
         msg = f"adata.obs[{key!r}] has different categories that read the same, such as 1 and '1': {column.categories.tolist()}. Rename or merge them."
         raise ValueError(msg)

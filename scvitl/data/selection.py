@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import did_you_mean
+from .schema import category_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,11 +74,7 @@ def batches(schema: Schema, selection: object, argument: str = "transform_batch"
             msg = f"{argument}='all' means all batches, but one of them is called so: name the batches as a list."
             raise ValueError(msg)
         return list(range(len(known)))
-    # Whole numbers may have been read as floats; the schema writes them without a point.
-    names = [
-        str(int(name)) if isinstance(name, float) and name.is_integer() else str(name)
-        for name in ([selection] if np.isscalar(selection) else selection)
-    ]
+    names = [category_name(name) for name in ([selection] if np.isscalar(selection) else selection)]
     if not names:
         msg = f"{argument} is empty: name batches of {', '.join(map(repr, known))}, or use 'all'."
         raise ValueError(msg)

@@ -59,6 +59,6 @@ def importance(weights: str, options: dict[str, Any] | None) -> dict[str, Any] |
         else:
             _checks.whole_number(name, value)
     if options and weights == "uniform":
-        msg = "importance_options are for weights='importance'."
+        msg = "importance_options are for weights='importance': ask for these, or leave the options out."
         raise ValueError(msg)
     return options if weights == "importance" else None

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SHARED = (
-    2  # times that tensors may take the values of a storage; a small file could fill the memory otherwise
-)
+# Times that tensors may take the values of a storage; a small file could fill the memory otherwise.
+SHARED = 2
 DTYPE = re.compile(r"[biufSUO]\d{0,9}")
 
 

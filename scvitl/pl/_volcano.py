@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import _checks, get
 from .._keys import RANKING
+from ..tl._ranking import log_ratio
 from ._labels import gene_labels, name_at_side, text_size
 
 if TYPE_CHECKING:
@@ -120,8 +121,7 @@ def _points(table: pd.DataFrame, params: dict) -> pd.DataFrame:
         sure = proba[flagged].min() if flagged.any() else None
         about = f"expected FDR {params['fdr_target']:g}"
     else:
-        shares = np.maximum(table[["scale1", "scale2"]], 1e-12)
-        proba, x = table[["proba_m1", "proba_m2"]].max(1), np.log2(shares["scale1"] / shares["scale2"])
+        proba, x = table[["proba_m1", "proba_m2"]].max(1), log_ratio(table)
         delta, sure = 0.0, 1 - params["fdr_target"]
         flagged, about = proba >= sure, f"{sure:g}"
     # What happened in all draws is put where half a draw more would have been against it.

@@ -104,7 +104,7 @@ def _weighed(
     """The draws of every pool, drawn again by importance weight among those decoded from the same batch."""
     rows, start = [], 0
     for pool in plan.pools:
-        here = torch.arange(start, start + pool.size * pool.segments, device=data.device)
+        here = torch.arange(start, start + pool.n_draws, device=data.device)
         log_weights = weigh(model, data, draws.take(here), pool.cells, **options)
         for part in log_weights.reshape(-1, pool.size):
             rows.append(start + rng.choice(pool.size, pool.size, p=softmax(part)))
@@ -124,7 +124,7 @@ def _expected_counts(sides: pools.Sides, draws: Draws) -> list[tuple[np.ndarray,
 
 def _check_memory(model: VAE, plan: pools.Plan) -> None:
     head = model.decoder.heads["scale"]
-    n_draws = sum(pool.size * pool.segments for pool in plan.pools)
+    n_draws = sum(pool.n_draws for pool in plan.pools)
     # hidden units and latent states of all draws, and what is decoded of them at a time
     decoded = min(n_draws * head.out_features, pools.KEPT_ENTRIES)
     _checks.fits_memory(

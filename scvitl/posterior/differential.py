@@ -37,9 +37,8 @@ def vanilla(sides: Sides) -> list[dict[str, np.ndarray]]:
     tables = []
     for top, table in zip(levels(sides), by_gene(sides, statistics), strict=True):
         p1, p2 = table["proba_m1"], 1 - table["proba_m1"]
-        factor = np.log(p1 + EPS) - np.log(p2 + EPS)
         scales = {"scale1": top["scale1"], "scale2": top["scale2"]}
-        tables.append({"proba_m1": p1, "proba_m2": p2, "bayes_factor": factor, **scales})
+        tables.append({"proba_m1": p1, "proba_m2": p2, "bayes_factor": log_odds(p1), **scales})
     return tables
 
 
@@ -84,7 +83,7 @@ def change(
         first = {
             "proba_de": p,
             "proba_not_de": 1 - p,
-            "bayes_factor": np.log(p + EPS) - np.log(1 - p + EPS),
+            "bayes_factor": log_odds(p),
             "scale1": top["scale1"],
             "scale2": top["scale2"],
             "pseudocounts": offset,
@@ -118,6 +117,11 @@ def describe(ratios: np.ndarray, cred_levels: Sequence[float]) -> dict[str, np.n
         genes, name = np.arange(len(lfc)), f"lfc_confidence_interval_{level:g}"
         table[f"{name}_min"], table[f"{name}_max"] = ordered[genes, at], ordered[genes, at + width]
     return table
+
+
+def log_odds(p: np.ndarray) -> np.ndarray:
+    """Logarithm of the odds, finite for what happened always or never."""
+    return np.log(p + EPS) - np.log(1 - p + EPS)
 
 
 def pseudocount(tops: dict[str, np.ndarray], mean_counts: tuple[np.ndarray, np.ndarray]) -> float:

@@ -66,8 +66,8 @@ def weigh(
     ]
     log_w = log_w - torch.logsumexp(torch.stack(made_from), 0)
     if truncation:
-        n = len(log_w)
-        log_w = log_w.clamp(max=torch.logsumexp(log_w, 0) - math.log(n) + 0.5 * math.log(n))
+        # The mean weight is the sum over N.
+        log_w = log_w.clamp(max=torch.logsumexp(log_w, 0) - 0.5 * math.log(len(log_w)))
     return log_w.double().cpu().numpy()
 
 

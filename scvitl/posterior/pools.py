@@ -21,9 +21,8 @@ from .draws import Decoded, spread
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-KEPT_ENTRIES = (
-    2**28
-)  # draws × genes decoded once and kept, 1 GB of float32; more are decoded again at every pass
+# Draws × genes decoded once and kept, 1 GB of float32; more are decoded again at every pass.
+KEPT_ENTRIES = 2**28
 PARTNERS = 2  # of a group's draw in the reference, unless the group has more cells than draws
 BLOCK_ENTRIES = 2**25  # draws × genes decoded together otherwise
 
@@ -45,6 +44,11 @@ class Pool:
     def segments(self) -> int:
         """Parts of ``size`` draws that it consists of."""
         return 1 if self.mixed else len(self.batches)
+
+    @property
+    def n_draws(self) -> int:
+        """Draws of all batches together."""
+        return self.size * self.segments
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class Sides:
     def __init__(self, plan: Plan, decoded: Decoded) -> None:
         self.decoded = decoded
         self.n_draws, self.n_genes = len(decoded.hidden), decoded.n_genes
-        starts = np.cumsum([0, *(pool.size * pool.segments for pool in plan.pools)])
+        starts = np.cumsum([0, *(pool.n_draws for pool in plan.pools)])
         self.spans = [tuple(_spans(plan, side, starts) for side in pair) for pair in plan.pairs]
         self.stretches = [_stretches(*pair) for pair in self.spans]
         self.kept: np.ndarray | None = None

@@ -47,9 +47,7 @@ def check_options(options: dict[str, Any], batches1: object, batches2: object) -
 
 def check_name(adata: ad.AnnData, name: object) -> None:
     """Results under this name hide nothing else."""
-    if not isinstance(name, str) or not name or "/" in name:
-        msg = f"key_added={name!r} cannot name results: use a word, without a slash."
-        raise ValueError(msg)
+    _checks.key_added(name)
     there = adata.uns.get(name)
     if there is not None and not (isinstance(there, dict) and {"params", "names"} <= there.keys()):
         msg = f"adata.uns[{name!r}] holds something that is not a ranking of genes: choose another key_added."

@@ -50,9 +50,7 @@ OPEN = {"max_epochs", "batch_size", "train_size", "learning_rate", "weight_decay
 
 def check_place(adata: ad.AnnData, keys: Keys) -> None:
     """The results can be written where they belong, without hiding something else there."""
-    if not isinstance(keys.stem, str) or not keys.stem or "/" in keys.stem:
-        msg = f"key_added={keys.stem!r} cannot name results: use a word, without a slash."
-        raise ValueError(msg)
+    _checks.key_added(keys.stem)
     if keys.model in adata.uns and not store.is_model(adata.uns[keys.model]):
         msg = f"adata.uns[{keys.model!r}] holds something that is not a model: choose another key_added."
         raise ValueError(msg)

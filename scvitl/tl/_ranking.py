@@ -86,14 +86,18 @@ def false_discovery_rate(proba: np.ndarray) -> np.ndarray:
     return rate
 
 
+def log_ratio(table: pd.DataFrame) -> pd.Series:
+    """Log2 ratio of the mean shares, which can underflow to zero."""
+    return np.log2(table["scale1"].clip(TINY) / table["scale2"].clip(TINY))
+
+
 def _columns(table: pd.DataFrame) -> pd.DataFrame:
     """What scanpy shows of one comparison."""
     if "proba_de" in table:
         up, proba, lfc = table["proba_up"], table["proba_de"], table["lfc_mean"]
     else:
         up = proba = table["proba_m1"]
-        # Shares can underflow to zero.
-        lfc = np.log2(table["scale1"].clip(TINY) / table["scale2"].clip(TINY))
+        lfc = log_ratio(table)
     columns = pd.DataFrame(
         {
             "names": table.index,
