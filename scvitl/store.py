@@ -23,24 +23,39 @@ if TYPE_CHECKING:
 MINIFIED = "minified"  # in uns[key]: which model took the counts away
 FORMAT = 1  # of what is in uns; a reader of a later format can tell
 
-ARCHITECTURE = (
+# Arguments of the models, by the title that they have in params; sizes follow from the schema.
+ENCODED = (
     "n_hidden",
     "n_latent",
-    "n_layers",
     "dropout_rate",
     "dispersion",
     "gene_likelihood",
     "latent_distribution",
     "log_variational",
+    "use_observed_lib_size",
+)
+NONLINEAR = (
+    *ENCODED,
+    "n_layers",
     "encode_covariates",
     "deeply_inject_covariates",
     "batch_representation",
     "embedding_dim",
     "use_batch_norm",
     "use_layer_norm",
-    "use_observed_lib_size",
     "var_activation",
-)  # arguments of a model; the sizes follow from the schema
+)
+CLASSIFIER = (
+    "classifier_n_layers",
+    "classifier_n_hidden",
+    "classifier_dropout_rate",
+    "classification_ratio",
+)
+ARCHITECTURES = {
+    "scVI": ("VAE", NONLINEAR),
+    "LDVAE": ("LDVAE", (*ENCODED, "n_layers_encoder", "use_batch_norm", "bias")),
+    "scANVI": ("SCANVAE", (*NONLINEAR, *CLASSIFIER)),
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,21 +185,27 @@ def build(params: dict[str, Any], schema: Schema, *, random_state: int, **priors
     """A new module for ``schema``, with initial weights drawn from ``random_state`` and no global state moved."""
     import torch
 
-    from .models import VAE
+    from . import models
 
     def size(category) -> int:
         return 1 if category is None else len(category.categories)
 
+    name, arguments = ARCHITECTURES[params["model"]]
+    options = {argument: params[argument] for argument in arguments}
+    groups = getattr(schema.labels, "groups", ())
+    if groups:
+        # In the order in which they appear, so that codes are contiguous.
+        options["groups"] = [list(dict.fromkeys(groups)).index(group) for group in groups]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(random_state)  # torch.manual_seed would seed the GPUs, too
-        return VAE(
+        return getattr(models, name)(
             len(schema.genes),
             n_batch=size(schema.batch),
             n_labels=size(schema.labels),
             n_categories=[size(category) for category in schema.categorical],
             n_continuous=len(schema.continuous),
             use_size_factor=schema.size_factor is not None,
-            **{name: params[name] for name in ARCHITECTURE},
+            **options,
             **priors,
         )
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from .columns import Category, Continuous
 from .counts import find_counts, locate
-from .schema import Category, Continuous, Schema, encode, learn
+from .labels import Labels
+from .schema import Schema, encode, learn
 
-__all__ = ["Category", "Continuous", "Schema", "encode", "find_counts", "learn", "locate"]
+__all__ = ["Category", "Continuous", "Labels", "Schema", "encode", "find_counts", "learn", "locate"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,6 +117,53 @@ def minibatches(index: Tensor, batch_size: int, generator: torch.Generator | Non
         index = index[torch.randperm(len(index), generator=generator)]
     for start, stop in bounds(len(index), batch_size):
         yield index[start:stop]
+
+
+def singles(
+    index: Tensor, batch_size: int, generator: torch.Generator | None = None
+) -> list[tuple[Tensor, ...]]:
+    """The minibatches of one pass through the cells at ``index``, each as a tuple of what a model takes together."""
+    return [(minibatch,) for minibatch in minibatches(index, batch_size, generator)]
+
+
+@dataclass(frozen=True)
+class WithLabelled:
+    """Epochs in which every minibatch comes with a second one of labelled cells.
+
+    Parameters
+    ----------
+    labels
+        Codes of all cells, (n,), on the CPU; those of ``n_labels`` and above mean that the label is not known.
+    n_labels
+        Number of labels.
+    n_samples_per_label
+        Labelled cells of each label that an epoch uses, drawn anew for each; `None` uses all.
+    """
+
+    labels: Tensor
+    n_labels: int
+    n_samples_per_label: int | None = None
+
+    def __call__(
+        self, index: Tensor, batch_size: int, generator: torch.Generator
+    ) -> list[tuple[Tensor, ...]]:
+        """The minibatches of one pass through the cells at ``index``; the labelled cells come again as needed."""
+        labelled = minibatches(self.sampled(index, generator), batch_size, generator)
+        return list(zip(minibatches(index, batch_size, generator), cycle(list(labelled)), strict=False))
+
+    def sampled(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """The labelled cells among ``index``, or some of every label."""
+        known = index[self.labels[index] < self.n_labels]
+        if self.n_samples_per_label is None:
+            return known
+        codes = self.labels[known]
+        parts = [known[codes == code] for code in range(self.n_labels)]
+        return torch.cat(
+            [
+                part[torch.randperm(len(part), generator=generator)[: self.n_samples_per_label]]
+                for part in parts
+            ]
+        )
 
 
 def bounds(n: int, batch_size: int) -> list[tuple[int, int]]:

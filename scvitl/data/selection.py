@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .._checks import did_you_mean
-from .schema import category_name
+from .columns import category_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

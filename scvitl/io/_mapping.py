@@ -68,7 +68,11 @@ def imported(saved: Saved, adata: ad.AnnData) -> tuple[Reader, store.FittedModel
         entries = _registry.registry(saved)
         reader = _reader(saved, entries)
         weights = _weights.rename(saved.state)
-        architecture = {**_options(reader, saved, entries), **_weights.sizes(weights)}
+        architecture = {
+            "model": reader.title,
+            **_options(reader, saved, entries),
+            **_weights.sizes(weights),
+        }
         schema = _registry.schema(saved, entries, labels=architecture["dispersion"] == "gene-label")
         losses = history(saved.attributes.get("history_"))
         n_cells = _registry.n_cells(entries) or adata.n_obs
@@ -85,7 +89,6 @@ def imported(saved: Saved, adata: ad.AnnData) -> tuple[Reader, store.FittedModel
     if not trained:
         logg.warning("the model was saved before it was trained: its results mean nothing")
     params = {
-        "model": reader.title,
         "plan": "scvi-tools",
         "source": _registry.source(entries),
         "n_obs": n_cells,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from .cells import Cells
+from .ldvae import LDVAE
+from .scanvae import SCANVAE
 from .vae import VAE
 
-__all__ = ["VAE", "Cells"]
+__all__ = ["LDVAE", "SCANVAE", "VAE", "Cells"]

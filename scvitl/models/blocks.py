@@ -40,7 +40,7 @@ class Dropout(nn.Module):
 
 
 class Layer(nn.Module):
-    """Linear, batch norm, layer norm, ReLU, dropout, in this order; the norms are optional."""
+    """Linear, batch norm, layer norm, ReLU, dropout, in this order; all but the first are optional."""
 
     def __init__(
         self,
@@ -50,14 +50,17 @@ class Layer(nn.Module):
         dropout_rate: float = 0.1,
         use_batch_norm: bool = True,
         use_layer_norm: bool = False,
+        use_activation: bool = True,
+        bias: bool = True,
     ) -> None:
         super().__init__()
-        self.linear = nn.Linear(n_in, n_out)
+        self.linear = nn.Linear(n_in, n_out, bias=bias)
         self.batch_norm = nn.BatchNorm1d(n_out, momentum=0.01, eps=1e-3) if use_batch_norm else None
         self.layer_norm = nn.LayerNorm(n_out, elementwise_affine=False) if use_layer_norm else None
+        self.use_activation = use_activation
         self.dropout = Dropout(dropout_rate)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         h = self.linear(x)  # (..., B, n_out)
         if self.batch_norm is not None:
             # Batch norm takes (N, n_out); with Monte-Carlo samples (S, B, n_out) the model is in eval mode, where
@@ -65,7 +68,7 @@ class Layer(nn.Module):
             h = self.batch_norm(h.flatten(0, -2)).view(h.shape)
         if self.layer_norm is not None:
             h = self.layer_norm(h)
-        return self.dropout(torch.relu(h), generator)
+        return self.dropout(torch.relu(h) if self.use_activation else h, generator)
 
 
 class FullyConnected(nn.Module):
@@ -101,21 +104,30 @@ class FullyConnected(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Mean and variance of the normal posterior of ``n_out`` latent variables."""
+    """Mean and variance of a normal distribution of ``n_out`` latent variables."""
 
-    def __init__(self, n_in: int, n_out: int, *, n_hidden: int, var_activation: str, **stack) -> None:
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        n_hidden: int,
+        var_activation: str = "exp",
+        min_variance: float = MIN_VARIANCE,
+        **stack,
+    ) -> None:
         super().__init__()
         self.hidden = FullyConnected(n_in, n_hidden, n_hidden=n_hidden, **stack)
         self.mean = nn.Linear(n_hidden, n_out)
         self.variance = nn.Linear(n_hidden, n_out)
-        self.activation = VARIANCE_ACTIVATIONS[var_activation]
+        self.activation, self.min_variance = VARIANCE_ACTIVATIONS[var_activation], min_variance
 
     def forward(
         self, x: Tensor, covariates: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Map ``x`` (B, n_in) to the mean and variance, each (B, n_out)."""
         h = self.hidden(x, covariates, generator)  # (B, H)
-        return self.mean(h), self.activation(self.variance(h)) + MIN_VARIANCE
+        return self.mean(h), self.activation(self.variance(h)) + self.min_variance
 
 
 def append(x: Tensor, columns: Tensor) -> Tensor:

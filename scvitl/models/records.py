@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .blocks import sample_normal
@@ -53,3 +53,6 @@ class Loss:
     total: Tensor  # ()
     reconstruction: Tensor  # (B,), negative log-likelihood
     kl: Tensor  # (B,), unweighted
+    metrics: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # further columns of the history, a value per cell

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..likelihoods import nb, normal, poisson, zinb
-from .blocks import Encoder, FullyConnected, append, kl_normal, log_normal, one_hot
+from .blocks import Encoder, append, kl_normal, log_normal, one_hot
+from .decoder import Decoder
 from .records import Expression, Loss, Posterior
 
 if TYPE_CHECKING:
@@ -36,59 +36,6 @@ LIKELIHOODS = {
     "poisson": (poisson, ("rate",)),
     "normal": (normal, ("rate", "theta")),
 }
-
-
-class Decoder(nn.Module):
-    """From the latent state and the covariates to hidden units, and from these by head to numbers per gene."""
-
-    def __init__(
-        self, n_in: int, n_genes: int, *, n_hidden: int, softmax: bool, heads: set[str], **stack
-    ) -> None:
-        super().__init__()
-        self.hidden = FullyConnected(n_in, n_hidden, n_hidden=n_hidden, dropout_rate=0, **stack)
-        self.softmax = softmax
-        built = {name: nn.Linear(n_hidden, n_genes) for name in ("scale", "dispersion", "dropout")}
-        self.heads = nn.ModuleDict({name: head for name, head in built.items() if name in heads})
-
-    def forward(self, z: Tensor, covariates: Tensor) -> Tensor:
-        return self.hidden(z, covariates)  # (..., B, H)
-
-    def head(self, name: str, h: Tensor, genes: Tensor | None = None) -> Tensor:
-        """Output of one head for all genes, (..., B, G), or for those at the positions ``genes``."""
-        head = self.heads[name]
-        return head(h) if genes is None else F.linear(h, head.weight[genes], head.bias[genes])
-
-    def log_total(self, h: Tensor) -> Tensor | None:
-        """What the softmax divides by, as a logarithm (..., B, 1); it takes all genes."""
-        return torch.logsumexp(self.head("scale", h), dim=-1, keepdim=True) if self.softmax else None
-
-    def scale(self, h: Tensor, genes: Tensor | None = None) -> Tensor:
-        """Share of each gene, (..., B, G), or of those at ``genes``."""
-        logits = self.head("scale", h, genes)
-        if not self.softmax:
-            return F.softplus(logits)
-        return torch.softmax(logits, dim=-1) if genes is None else torch.exp(logits - self.log_total(h))
-
-    def scale_by_gene(
-        self,
-        h: Tensor,
-        genes: slice | Tensor | None = None,
-        log_total: Tensor | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
-        """Shares of all genes of B cells, or of ``genes`` if ``log_total`` is known: (g, B), into ``out`` if given.
-
-        So the draws of a gene lie side by side, as statistics of genes like them.
-        """
-        head, which = self.heads["scale"], slice(None) if genes is None else genes
-        logits = torch.addmm(head.bias[which, None], head.weight[which], h.T)
-        if not self.softmax:
-            shares = F.softplus(logits)
-            return shares if out is None else out.copy_(shares)
-        if genes is not None:
-            return torch.exp(logits.sub_(log_total.T), out=out)
-        shares = logits.sub_(logits.amax(0)).exp_()
-        return torch.div(shares, shares.sum(0), out=out)
 
 
 class VAE(nn.Module):
@@ -254,25 +201,44 @@ class VAE(nn.Module):
         """Mean and variance of the prior of a latent log library size, each (B, 1)."""
         return self.library_log_means[0, cells.batch, None], self.library_log_vars[0, cells.batch, None]
 
-    def kl(self, posterior: Posterior, cells: Cells) -> tuple[Tensor, Tensor | float]:
-        """KL of z, and of the library (zero where it is observed), per cell."""
-        kl_z = kl_normal(posterior.mean, posterior.variance)
-        if posterior.library_variance is None:
-            return kl_z, 0.0
-        return kl_z, kl_normal(posterior.library, posterior.library_variance, *self.library_prior(cells))
+    def kl(
+        self, z: Tensor, posterior: Posterior, cells: Cells, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | float]:
+        """KL of the latent state, and of the library (zero where it is observed), per cell.
 
-    def log_prior_ratio(self, z: Tensor, library: Tensor, posterior: Posterior, cells: Cells) -> Tensor:
+        Here the first has a formula; a model whose prior has none estimates it at the draw ``z`` (B, D).
+        """
+        return kl_normal(posterior.mean, posterior.variance), self.kl_library(posterior, cells)
+
+    def kl_library(self, posterior: Posterior, cells: Cells) -> Tensor | float:
+        """KL of the library size, (B,), zero where it is observed."""
+        if posterior.library_variance is None:
+            return 0.0
+        return kl_normal(posterior.library, posterior.library_variance, *self.library_prior(cells))
+
+    def log_prior(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Log p(z) of latent states (..., D), or an unbiased estimate of p(z) that draws from ``generator``."""
+        return log_normal(z, 0.0, 1.0)
+
+    def log_prior_ratio(
+        self,
+        z: Tensor,
+        library: Tensor,
+        posterior: Posterior,
+        cells: Cells,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Log p(z, l) - log q(z, l | x) of draws, (..., B): minus the KL, on average over draws."""
-        ratio = log_normal(z, 0.0, 1.0) - log_normal(z, posterior.mean, posterior.variance)
+        ratio = self.log_prior(z, generator) - log_normal(z, posterior.mean, posterior.variance)
         if posterior.library_variance is None:
             return ratio
         q = log_normal(library, posterior.library, posterior.library_variance)
         return ratio + log_normal(library, *self.library_prior(cells)) - q
 
-    def loss(self, cells: Cells, kl_weight: float = 1.0, generator: torch.Generator | None = None) -> Loss:
+    def loss(self, cells: Cells, *, kl_weight: float = 1.0, generator: torch.Generator | None = None) -> Loss:
         """Negative evidence lower bound: mean over cells of -log p(x | z) + kl_weight KL(z) + KL(l)."""
         posterior = self.encode(cells, generator)
         z, library = posterior.draw(generator=generator)
         reconstruction = -self.log_likelihood(cells.x, self.generative(z, library, cells))
-        kl_z, kl_l = self.kl(posterior, cells)
+        kl_z, kl_l = self.kl(z, posterior, cells)
         return Loss((reconstruction + kl_weight * kl_z + kl_l).mean(), reconstruction, kl_z + kl_l)

@@ -123,12 +123,12 @@ def _expected_counts(sides: pools.Sides, draws: Draws) -> list[tuple[np.ndarray,
 
 
 def _check_memory(model: VAE, plan: pools.Plan) -> None:
-    head = model.decoder.heads["scale"]
+    decoder = model.decoder
     n_draws = sum(pool.n_draws for pool in plan.pools)
     # hidden units and latent states of all draws, and what is decoded of them at a time
-    decoded = min(n_draws * head.out_features, pools.KEPT_ENTRIES)
+    decoded = min(n_draws * decoder.n_genes, pools.KEPT_ENTRIES)
     _checks.fits_memory(
-        4 * (n_draws * (head.in_features + 64) + 1.5 * decoded),
+        4 * (n_draws * (decoder.n_hidden + 64) + 1.5 * decoded),
         f"comparing {n_draws:,} draws",
         "take fewer with n_samples, or fewer groups",
     )

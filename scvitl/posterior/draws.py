@@ -50,7 +50,7 @@ class Decoded:
     @property
     def n_genes(self) -> int:
         """Genes that there are."""
-        return self.model.decoder.heads["scale"].out_features
+        return self.model.decoder.n_genes
 
     @cached_property
     def log_total(self) -> Tensor | None:

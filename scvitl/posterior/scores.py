@@ -66,7 +66,7 @@ def marginal_ll_of(
     for start in range(0, n_mc_samples, draws):
         z, library = posterior.draw(min(draws, n_mc_samples - start), generator)
         log_likelihood = model.log_likelihood(cells.x, model.generative(z, library, cells))
-        logs.append(log_likelihood + model.log_prior_ratio(z, library, posterior, cells))
+        logs.append(log_likelihood + model.log_prior_ratio(z, library, posterior, cells, generator))
     return torch.logsumexp(torch.cat(logs), dim=0) - math.log(n_mc_samples)
 
 
@@ -77,5 +77,5 @@ def _terms(model: VAE, data: CellData, *, batch_size: int | None, random_state: 
         z, library = posterior.draw(generator=generator)
         yield (
             model.log_likelihood(cells.x, model.generative(z, library, cells)),
-            model.kl(posterior, cells),
+            model.kl(z, posterior, cells, generator),
         )

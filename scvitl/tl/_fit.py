@@ -75,7 +75,9 @@ def fit(
     priors = (
         {} if architecture["use_observed_lib_size"] or schema.size_factor else library_priors(data, schema)
     )
-    module = store.build(architecture, schema, random_state=random_state, **priors).to(device)
+    module = store.build({"model": title, **architecture}, schema, random_state=random_state, **priors).to(
+        device
+    )
     logg.info(
         f"    {plan.max_epochs} epochs on {len(cells[0]):,} cells, {len(cells[1]):,} held out, on {device}"
     )

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..data.batches import minibatches
+from ..data.batches import minibatches, singles
 from .checkpoint import BestWeights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from ..data.batches import CellData
@@ -52,15 +54,18 @@ def fit(
     *,
     random_state: int,
     progress: Progress,
+    minibatches_of: Callable[..., list[tuple[Tensor, ...]]] = singles,
 ) -> History:
     """Train ``model`` in place on the cells ``train`` of ``data``; ``held_out`` cells are only looked at.
 
-    A keyboard interrupt ends training early and keeps the best weights so far.
+    ``minibatches_of`` an epoch are tuples of indices, since some models take several minibatches at a time. A keyboard
+    interrupt ends training early and keeps the best weights so far.
     """
     shuffle = torch.Generator().manual_seed(random_state)
     noise = torch.Generator(data.device).manual_seed(random_state)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(
-        model.parameters(), lr=plan.learning_rate, eps=plan.eps, weight_decay=plan.weight_decay, fused=True
+        trained, lr=plan.learning_rate, eps=plan.eps, weight_decay=plan.weight_decay, fused=True
     )
     scheduler = plan.schedule(optimizer, plan.max_epochs * plan.n_minibatches(len(train)))
     history, best, start = History(), BestWeights(), time.perf_counter()
@@ -68,17 +73,19 @@ def fit(
         for epoch in range(plan.max_epochs):
             row = {"kl_weight": plan.kl_weight(epoch, 0), "learning_rate": optimizer.param_groups[0]["lr"]}
             model.train()
-            losses, order = [], list(minibatches(train, plan.batch_size, shuffle))
-            for step, index in enumerate(order):
-                loss = model.loss(data.gather(index), plan.kl_weight(epoch, step / len(order)), noise)
+            tally, order = Tally(), minibatches_of(train, plan.batch_size, shuffle)
+            for step, indices in enumerate(order):
+                kl_weight = plan.kl_weight(epoch, step / len(order))
+                loss = model.loss(*map(data.gather, indices), kl_weight=kl_weight, generator=noise)
                 optimizer.zero_grad()
                 loss.total.backward()
                 optimizer.step()
                 if scheduler is not None:
                     scheduler.step()
-                losses.append(_parts(loss))
+                tally.add(loss)
                 progress.step()
-            row |= _summary(losses, order, data, epoch)
+            _check(tally, order, data, epoch)
+            row |= tally.row("train")
             row |= evaluate(model, data, held_out)
             history.rows.append(row)
             history.epoch = epoch
@@ -111,32 +118,49 @@ def evaluate(model: nn.Module, data: CellData, held_out: Tensor) -> dict[str, fl
         return {}
     model.eval()
     noise = torch.Generator(data.device).manual_seed(0)
-    blocks = minibatches(held_out, EVALUATION_BLOCK)
-    parts = torch.stack([_parts(model.loss(data.gather(index), 1.0, noise)) for index in blocks])
-    return _row(parts.sum(0), len(held_out), "validation")
+    tally = Tally()
+    for index in minibatches(held_out, EVALUATION_BLOCK):
+        tally.add(model.loss(data.gather(index), generator=noise))
+    return tally.row("validation")
 
 
-def _parts(loss: Loss) -> Tensor:
-    """Objective, and sums over cells of reconstruction error and KL, left on the device."""
-    return torch.stack([loss.total, loss.reconstruction.sum(), loss.kl.sum()]).detach()
+class Tally:
+    """Sums of losses over minibatches, left on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self.totals: list[Tensor] = []
+        self.sums: dict[str, list[Tensor]] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, loss: Loss) -> None:
+        """Count in the cells of a minibatch."""
+        self.totals.append(loss.total.detach())
+        for name, values in {
+            "reconstruction_loss": loss.reconstruction,
+            "kl_local": loss.kl,
+            **loss.metrics,
+        }.items():
+            self.sums.setdefault(name, []).append(values.detach().sum())
+            self.counts[name] = self.counts.get(name, 0) + len(values)
+
+    def finite(self) -> Tensor:
+        """Which minibatches have finite losses."""
+        parts = self.totals, self.sums["reconstruction_loss"], self.sums["kl_local"]
+        return torch.stack([torch.stack(part).isfinite() for part in parts]).all(0)
+
+    def row(self, name: str) -> dict[str, float]:
+        """Columns of the history: means over cells."""
+        means = {part: float(torch.stack(sums).sum()) / self.counts[part] for part, sums in self.sums.items()}
+        elbo = means["reconstruction_loss"] + means["kl_local"]
+        return {f"elbo_{name}": elbo, **{f"{part}_{name}": mean for part, mean in means.items()}}
 
 
-def _row(parts: Tensor, n_cells: int, name: str) -> dict[str, float]:
-    reconstruction, kl = (parts[1:] / n_cells).tolist()
-    return {
-        f"elbo_{name}": reconstruction + kl,
-        f"reconstruction_loss_{name}": reconstruction,
-        f"kl_local_{name}": kl,
-    }
-
-
-def _summary(losses: list[Tensor], order: list[Tensor], data: CellData, epoch: int) -> dict[str, float]:
-    """The training columns of an epoch; an error that names the cells if its loss was not finite."""
-    parts = torch.stack(losses)  # (steps, 3)
-    bad = (~parts.isfinite().all(1)).nonzero()
+def _check(tally: Tally, order: list[tuple[Tensor, ...]], data: CellData, epoch: int) -> None:
+    """Raise an error that names the cells if the loss of a minibatch was not finite."""
+    bad = (~tally.finite()).nonzero()
     if len(bad) == 0:
-        return _row(parts.sum(0), sum(map(len, order)), "train")
-    index = order[int(bad[0])]
+        return
+    index = order[int(bad[0])][0]
     largest = index[data.gather(index).x.sum(1).argsort(descending=True)[:3].cpu()]
     totals = data.gather(largest).x.sum(1).tolist()
     cells = ", ".join(

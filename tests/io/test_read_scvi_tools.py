@@ -61,7 +61,7 @@ def test_every_option(toy, as_scvi_tools, tmp_path, options):
     if theirs.schema.size_factor is None:  # which is younger than the old layout
         folders.append(content.save_old(tmp_path / "old"))
     names = [
-        *scvitl.store.ARCHITECTURE,
+        *scvitl.store.NONLINEAR,
         *(name for name in theirs.params if name.endswith(("_key", "_keys"))),
     ]
     for folder in folders:

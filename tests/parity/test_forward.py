@@ -128,7 +128,7 @@ def outputs_of_ours(pair, z, library, batch=None, kl_weight=0.7):
     batch = None if batch is None else torch.full_like(cells.batch, batch)
     expression = module.generative(z, library, cells, batch=batch)
     reconstruction = -module.log_likelihood(cells.x, expression)
-    kl_z, kl_l = module.kl(posterior, cells)
+    kl_z, kl_l = module.kl(z, posterior, cells)
     return SimpleNamespace(
         posterior=posterior,
         expression=expression,

@@ -73,12 +73,11 @@ def train_theirs(model, monkeypatch):
     return order
 
 
-def train_ours(adata, order, monkeypatch):
+def train_ours(adata, order):
     """Train on the same minibatches."""
     model = store.from_uns(adata, "scvi")
     steps = len(order) // EPOCHS
     epochs = [order[i * steps : (i + 1) * steps] for i in range(EPOCHS)]
-    monkeypatch.setattr(loop, "minibatches", lambda index, size, generator=None: iter(epochs.pop(0)))
     plan = resolve("reference", adata.n_obs, max_epochs=EPOCHS, batch_size=BATCH_SIZE, n_epochs_kl_warmup=2)
     history = loop.fit(
         model.module,
@@ -88,6 +87,7 @@ def train_ours(adata, order, monkeypatch):
         plan,
         random_state=0,
         progress=progress("scVI", 1, show=False),
+        minibatches_of=lambda index, size, generator: [(minibatch,) for minibatch in epochs.pop(0)],
     )
     return model.module, history
 
@@ -97,7 +97,7 @@ def test_three_epochs(start, monkeypatch):
     initial = scvitl.get.model(adata).module.state_dict()
     order = train_theirs(theirs, monkeypatch)
     assert [len(index) for index in order] == [32, 32, 26] * EPOCHS
-    ours, history = train_ours(adata, order, monkeypatch)
+    ours, history = train_ours(adata, order)
     expected = rename({name: tensor.numpy() for name, tensor in theirs.module.state_dict().items()})
     for name, tensor in ours.state_dict().items():
         if not name.endswith("num_batches_tracked"):

@@ -60,5 +60,5 @@ def test_elbo_is_the_negative_loss_at_full_weight(model_and_data):
     values = posterior.elbo(model, data, batch_size=data.n_cells, random_state=4)
     with torch.no_grad():
         cells = data.gather(torch.arange(data.n_cells))
-        loss = model.loss(cells, 1.0, torch.Generator().manual_seed(4))
+        loss = model.loss(cells, kl_weight=1.0, generator=torch.Generator().manual_seed(4))
     assert np.allclose(values, -(loss.reconstruction + loss.kl).numpy(), rtol=1e-5)

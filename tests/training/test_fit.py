@@ -144,7 +144,7 @@ def test_adam_is_torchs(toy):
         order = train[torch.randperm(len(train), generator=shuffle)]
         for index in order.split(32):
             optimizer.zero_grad()
-            expected.loss(store.gather(index), epoch / 400, noise).total.backward()
+            expected.loss(store.gather(index), kl_weight=epoch / 400, generator=noise).total.backward()
             optimizer.step()
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight, expected.get_parameter(name), rtol=1e-5, atol=1e-6)
