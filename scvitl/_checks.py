@@ -71,6 +71,13 @@ def number(
         raise ValueError(msg)
 
 
+def word(name: str, value: object) -> None:
+    """``value`` is a text with something in it, or a whole number that stands for one."""
+    if not isinstance(value, (str, int, np.integer)) or value == "":
+        msg = f"{name} takes a word, not {value!r}."
+        raise TypeError(msg)
+
+
 def reading(*, batch_size: object, random_state: object) -> None:
     """Options that all readers of a model share."""
     if batch_size is not None:

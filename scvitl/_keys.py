@@ -22,6 +22,31 @@ class Keys:
         return self.stem
 
     @property
+    def label(self) -> str:
+        """Predicted label, in ``obs``."""
+        return self.stem
+
+    @property
+    def confidence(self) -> str:
+        """Probability of that label, in ``obs``."""
+        return f"{self.stem}_confidence"
+
+    @property
+    def group(self) -> str:
+        """Predicted group of labels, in ``obs``."""
+        return f"{self.stem}_group"
+
+    @property
+    def probabilities(self) -> str:
+        """Probabilities of all labels, in ``obsm``."""
+        return f"{self.stem}_proba"
+
+    @property
+    def loadings(self) -> str:
+        """Loadings of the genes, in ``varm``."""
+        return f"{self.stem}_loadings"
+
+    @property
     def latent_mean(self) -> str:
         """Posterior mean of minified cells, in ``obsm``."""
         return f"{self.stem}_latent_mean"
@@ -45,6 +70,11 @@ class Keys:
     def abundance(self) -> str:
         """Log densities of samples, in ``obsm``."""
         return f"{self.stem}_abundance"
+
+
+def colors(column: str) -> str:
+    """Colours of the categories of a column of ``obs``, in ``uns``: scanpy's own name."""
+    return f"{column}_colors"
 
 
 RANKING = "rank_genes_groups"  # scanpy's own name

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from . import _checks
+from ._architectures import ARCHITECTURES
 from ._keys import keys
 from .data import selection
+from .data.labels import Labels
 from .data.schema import Schema
 
 if TYPE_CHECKING:
@@ -22,40 +24,6 @@ if TYPE_CHECKING:
 
 MINIFIED = "minified"  # in uns[key]: which model took the counts away
 FORMAT = 1  # of what is in uns; a reader of a later format can tell
-
-# Arguments of the models, by the title that they have in params; sizes follow from the schema.
-ENCODED = (
-    "n_hidden",
-    "n_latent",
-    "dropout_rate",
-    "dispersion",
-    "gene_likelihood",
-    "latent_distribution",
-    "log_variational",
-    "use_observed_lib_size",
-)
-NONLINEAR = (
-    *ENCODED,
-    "n_layers",
-    "encode_covariates",
-    "deeply_inject_covariates",
-    "batch_representation",
-    "embedding_dim",
-    "use_batch_norm",
-    "use_layer_norm",
-    "var_activation",
-)
-CLASSIFIER = (
-    "classifier_n_layers",
-    "classifier_n_hidden",
-    "classifier_dropout_rate",
-    "classification_ratio",
-)
-ARCHITECTURES = {
-    "scVI": ("VAE", NONLINEAR),
-    "LDVAE": ("LDVAE", (*ENCODED, "n_layers_encoder", "use_batch_norm", "bias")),
-    "scANVI": ("SCANVAE", (*NONLINEAR, *CLASSIFIER)),
-}
 
 
 @dataclass(frozen=True, repr=False)
@@ -216,7 +184,17 @@ def summary(model: FittedModel) -> str:
     n_weights = sum(weight.numel() for weight in model.module.parameters())
     covariates = [covariate.key for covariate in (*schema.categorical, *schema.continuous)]
     ended = ", interrupted" if p["interrupted"] else ""
-    if "source" in p:
+    labels = schema.labels if isinstance(schema.labels, Labels) else None
+    layers, size = p.get("n_layers", p.get("n_layers_encoder")), p["n_hidden"]
+    network = f"{layers} hidden layer{'s' * (layers > 1)} of {size} units"
+    if p["model"] == "LDVAE":
+        network += " in the encoder, a linear decoder"
+    if "n_obs_reference" in p:
+        trained = (
+            f"{p['epochs_run']} epochs in {p['seconds']:.0f} s" if p["epochs_run"] else "nothing trained"
+        )
+        training = f"mapped onto a reference of {p['n_obs_reference']:,} cells, {trained}{ended}"
+    elif "source" in p:
         training = f"imported from {p['source']}"
     else:
         training = (
@@ -225,14 +203,17 @@ def summary(model: FittedModel) -> str:
     rows = {
         "latent space": f"{p['n_latent']} dimensions ({p['latent_distribution']})",
         "counts": f"{p['gene_likelihood']}, dispersion by {p['dispersion']}, from {p.get('layer', 'X')}",
-        "network": f"{p['n_layers']} hidden layer{'s' * (p['n_layers'] > 1)} of {p['n_hidden']} units, {n_weights:,} weights",
+        "network": f"{network}, {n_weights:,} weights",
+        "genes": schema.absent and f"{len(schema.absent):,} of those of the model are absent and count as 0",
         "batches": batch and f"{len(batch.categories)} in obs[{batch.key!r}]: {_few(batch.categories)}",
         "covariates": _few(covariates),
+        "labels": labels and f"{len(labels.categories)} in obs[{labels.key!r}]: {_few(labels.categories)}",
         "training": training,
         "held-out loss": held_out_loss(model),
+        "held-out labels": held_out_labels(model),
     }
     title = f"{p['model']} model of {p['n_obs']:,} cells × {len(schema.genes):,} genes"
-    return "\n".join([title, *(f"  {name:<14} {text}" for name, text in rows.items() if text)])
+    return "\n".join([title, *(f"  {name:<15} {text}" for name, text in rows.items() if text)])
 
 
 def held_out_loss(model: FittedModel) -> str | None:
@@ -241,6 +222,14 @@ def held_out_loss(model: FittedModel) -> str | None:
     if epoch is None or "elbo_validation" not in model.history:
         return None
     return f"{model.history['elbo_validation'].loc[epoch]:.1f} (epoch {epoch + 1})"
+
+
+def held_out_labels(model: FittedModel) -> str | None:
+    """How many labels of the held-out cells are right, and how far confidence is off, in words."""
+    p = model.params
+    if "held_out_accuracy" not in p:
+        return None
+    return f"{p['held_out_accuracy']:.1%} right, confidence off by {p['calibration_error']:.3f} on average"
 
 
 def _few(names, n: int = 6) -> str:
@@ -272,7 +261,9 @@ def _is_empty(value: Any) -> bool:
 
 
 def _storable(value: Any) -> Any:
-    return np.array(value, dtype=object) if isinstance(value, (list, tuple)) else value
+    if not isinstance(value, (list, tuple)):
+        return value
+    return np.array(value, dtype=object if isinstance(value[0], str) else None)
 
 
 def plain(value: Any) -> Any:

@@ -4,10 +4,14 @@ import io
 import os
 from pathlib import Path
 
+import anndata as ad
+import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 
 import scvitl
+from scvitl.data import Labels, Schema
 
 
 @pytest.fixture
@@ -27,6 +31,25 @@ def _fitted():
 def fitted(_fitted):
     """A copy of an AnnData with a fitted model."""
     return _fitted.copy()
+
+
+@pytest.fixture
+def called():
+    """An AnnData of nothing but given and predicted labels, as a function."""
+
+    def make(given, predicted, labels, unlabeled="Unknown") -> ad.AnnData:
+        index = [f"cell_{i}" for i in range(len(given))]
+        obs = pd.DataFrame({"cell_type": given, "scanvi": pd.Categorical(predicted)}, index)
+        schema = Schema(genes=("gene",), labels=Labels("cell_type", tuple(labels), unlabeled))
+        record = {
+            "params": {"model": "scANVI"},
+            "schema": schema.to_json(),
+            "history": pd.DataFrame(),
+            "weights": {},
+        }
+        return ad.AnnData(np.ones((len(given), 1), np.float32), obs, uns={"scanvi": record})
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -58,12 +58,18 @@ PER_CELL = {
 }
 TOGETHER = {
     "aggregated_posterior": density,
+    "factor_association": lambda a, **o: get.factor_association(a, "library", **{"key": "scvi", **o}),
     "feature_correlation": correlation,
     "importance_weights": lambda a, **o: get.importance_weights(a, max_cells=4, n_mc_samples=3, **o),
     "expression_draws": lambda a, **o: expression(a, n_samples_overall=20, **o),
 }
 READERS = {**PER_CELL, **TOGETHER}
-STILL = {"latent", "latent_library_size", "aggregated_posterior"}  # need no seed to stay the same
+STILL = {
+    "latent",
+    "latent_library_size",
+    "aggregated_posterior",
+    "factor_association",
+}  # need no seed to stay the same
 
 
 def arrays(result):

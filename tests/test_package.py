@@ -27,7 +27,7 @@ FLOORS = [
     {"data"},
     {"models"},
     {"likelihoods"},
-    {"_keys", "_checks", "_logging"},
+    {"_architectures", "_keys", "_checks", "_logging"},
 ]
 
 
@@ -41,7 +41,7 @@ def test_signature(name, function):
     positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
     assert len(positional) <= 3
     if not name.startswith(("datasets.", "io.")):
-        assert positional[0].name == "adata"
+        assert positional[0].name == ("query" if name == "tl.map_query" else "adata")
     assert all(p.default is not p.empty for p in parameters if p.kind is p.KEYWORD_ONLY)
     assert all(p.annotation is not p.empty for p in parameters)
 

@@ -7,6 +7,7 @@ from itertools import cycle, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ..models.cells import Cells
@@ -63,6 +64,7 @@ class CellData:
 
         self.names = adata.obs_names
         self.n_cells, self.n_genes = adata.n_obs, len(schema.genes)
+        self.measured = pd.Index(schema.genes).isin(adata.var_names)  # (G,); the others count as 0
         self.device = torch.device(device)
         self.counts = counts
         if counts is not None and self.device.type != "cpu":
@@ -136,19 +138,22 @@ class WithLabelled:
         Codes of all cells, (n,), on the CPU; those of ``n_labels`` and above mean that the label is not known.
     n_labels
         Number of labels.
+    batch_size
+        Labelled cells of a minibatch.
     n_samples_per_label
         Labelled cells of each label that an epoch uses, drawn anew for each; `None` uses all.
     """
 
     labels: Tensor
     n_labels: int
+    batch_size: int
     n_samples_per_label: int | None = None
 
     def __call__(
         self, index: Tensor, batch_size: int, generator: torch.Generator
     ) -> list[tuple[Tensor, ...]]:
         """The minibatches of one pass through the cells at ``index``; the labelled cells come again as needed."""
-        labelled = minibatches(self.sampled(index, generator), batch_size, generator)
+        labelled = minibatches(self.sampled(index, generator), self.batch_size, generator)
         return list(zip(minibatches(index, batch_size, generator), cycle(list(labelled)), strict=False))
 
     def sampled(self, index: Tensor, generator: torch.Generator) -> Tensor:

@@ -85,13 +85,18 @@ def codes(adata: ad.AnnData, argument: str, entry: Category) -> np.ndarray:
     return pd.Index(entry.categories).get_indexer(np.asarray(column, dtype=object))
 
 
-def refuse_unseen(names: Sequence[str], entry: Category) -> None:
+def refuse_unseen(
+    names: Sequence[str],
+    entry: Category,
+    *,
+    remedy: str = "use these cells only, or fit again with all of them",
+) -> None:
     """Refuse names that are not among those learned."""
     unseen = [name for name in names if name not in entry.categories]
     if unseen:
         msg = (
             f"adata.obs[{entry.key!r}] has {', '.join(map(repr, unseen))}, which the model was not fitted to. "
-            f"It knows {', '.join(map(repr, entry.categories))}: use these cells only, or fit again with all of them."
+            f"It knows {', '.join(map(repr, entry.categories))}: {remedy}."
         )
         raise ValueError(msg)
 

@@ -29,7 +29,7 @@ def find_counts(
     whole
         Whether values must be whole numbers; only a normal likelihood does without.
     genes
-        Positions of the genes to take, in the order wanted. `None` takes all.
+        Positions of the genes to take, in the order wanted; -1 is a gene without counts. `None` takes all.
 
     Raises
     ------
@@ -41,7 +41,9 @@ def find_counts(
     layer = locate(adata, layer, whole=whole)
     counts = _as_csr(_matrix(adata, layer))
     if genes is not None:
-        counts = counts[:, genes]
+        # An empty column at the end, which -1 finds.
+        shape = counts.shape[0], counts.shape[1] + 1
+        counts = sp.csr_matrix((counts.data, counts.indices, counts.indptr), shape=shape)[:, genes]
     with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and an error below
         counts = counts.astype(np.float32, copy=False)
     problem = _problem(counts.data, whole=whole)
@@ -53,7 +55,7 @@ def find_counts(
         )
         msg = f"{_name(layer)} {problem}; {wanted}"
         raise ValueError(msg)
-    _check_totals(adata, counts, layer)
+    _check_totals(adata, counts, layer, all_genes=genes is None)
     return counts
 
 
@@ -131,13 +133,15 @@ def _remedy(adata: ad.AnnData) -> str:
     return "Keep them before normalising, with adata.layers['counts'] = adata.X.copy()."
 
 
-def _check_totals(adata: ad.AnnData, counts: sp.csr_matrix, layer: str | None) -> None:
+def _check_totals(adata: ad.AnnData, counts: sp.csr_matrix, layer: str | None, *, all_genes: bool) -> None:
     empty = np.flatnonzero(np.asarray(counts.sum(1)).ravel() <= 0)
     if empty.size:
+        matrix = _name(layer) if all_genes else f"{_name(layer)}[:, adata.var_names.isin(genes)]"
+        where = "" if all_genes else " where genes are those of the model, scvitl.get.model(…).schema.genes"
         some = ", ".join(map(repr, adata.obs_names[empty[:3]])) + (", …" if empty.size > 3 else "")
         msg = (
             f"{empty.size} {'cell has' if empty.size == 1 else 'cells have'} no counts in the {counts.shape[1]} genes given ({some}). "
-            f"Drop them first: adata = adata[np.asarray({_name(layer)}.sum(1)).ravel() > 0].copy()."
+            f"Drop them first: adata = adata[np.asarray({matrix}.sum(1)).ravel() > 0].copy(){where}."
         )
         raise ValueError(msg)
 

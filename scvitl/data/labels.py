@@ -10,10 +10,15 @@ import numpy as np
 import pandas as pd
 
 from .. import _checks
+from .._logging import logg
 from .columns import Category, category_name, refuse_unseen, text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import anndata as ad
+
+GAPS = {"nan", "none", "na", "n/a", "<na>"}  # what a gap turns into as text
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,18 @@ def learn(adata: ad.AnnData, key: str, unlabeled: str, groups: Mapping[str, str]
             "Label some cells, or integrate without labels, with scvitl.tl.scvi."
         )
         raise ValueError(msg)
+    if "" in names:
+        msg = f"{sizes['']} cells of adata.obs[{key!r}] have an empty text as their label: set them to {unlabeled!r}, or name it."
+        raise ValueError(msg)
     if len(names) == 1:
         msg = f"adata.obs[{key!r}] has one label only, {names[0]!r} ({sizes.iloc[0]} cells): a classifier needs two or more."
         raise ValueError(msg)
+    gaps = [name for name in names if name.lower() in GAPS]
+    if gaps:
+        logg.warning(
+            f"{', '.join(map(repr, gaps))} in adata.obs[{key!r}] is taken for a label; if it means that there is none, "
+            f"set these cells to {unlabeled!r}"
+        )
     single = [name for name, size in sizes.items() if size == 1]
     if single:
         msg = (
@@ -46,6 +60,41 @@ def learn(adata: ad.AnnData, key: str, unlabeled: str, groups: Mapping[str, str]
         )
         raise ValueError(msg)
     return Labels(key, names, unlabeled, () if groups is None else _groups(key, names, groups))
+
+
+def frequencies(labels: Labels, y_prior: Mapping[str, float] | Sequence[float] | None) -> list[float] | None:
+    """Frequencies of the labels that a user gives, in the order of the labels."""
+    names = labels.categories
+    if y_prior is None:
+        return None
+    if isinstance(y_prior, pd.Series):
+        y_prior = y_prior.to_dict()  # such as value counts, which are not in the order of the labels
+    if isinstance(y_prior, Mapping):
+        given = {category_name(name): value for name, value in y_prior.items()}
+        unknown, missing = (
+            [name for name in a if name not in b] for a, b in ((given, names), (names, given))
+        )
+        if unknown or missing:
+            problem = (
+                f"has {unknown[0]!r}, which is no label" if unknown else f"has no number for {missing[0]!r}"
+            )
+            msg = f"y_prior {problem}. Labels of adata.obs[{labels.key!r}]: {', '.join(map(repr, names))}."
+            raise KeyError(msg)
+        y_prior = [given[name] for name in names]
+    try:
+        prior = np.asarray(y_prior, dtype=float)
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"y_prior takes numbers, as a dictionary by label or in the order of the labels, not {y_prior!r}."
+        )
+        raise TypeError(msg) from error
+    if prior.shape != (len(names),):
+        msg = f"y_prior has {prior.size} numbers, but there are {len(names)} labels: {', '.join(map(repr, names))}."
+        raise ValueError(msg)
+    if not (prior > 0).all() or abs(prior.sum() - 1) > 1e-3:
+        msg = f"y_prior must be positive and sum to one, but sums to {prior.sum():g} with a smallest value of {prior.min():g}."
+        raise ValueError(msg)
+    return (prior / prior.sum()).tolist()
 
 
 def _groups(key: str, names: tuple[str, ...], groups: Mapping[str, str]) -> tuple[str, ...]:
@@ -75,7 +124,8 @@ def codes(adata: ad.AnnData, entry: Labels) -> np.ndarray:
     codes = np.full(adata.n_obs, len(entry.categories), np.int64)
     if entry.key in adata.obs:
         rows, names = _known(adata, entry.key, entry.unlabeled)
-        refuse_unseen(names.cat.categories, entry)
+        unlabeled = f"set these cells to {entry.unlabeled!r} to have their labels predicted"
+        refuse_unseen(names.cat.categories, entry, remedy=f"{unlabeled}, or fit again with all of them")
         codes[rows] = pd.Index(entry.categories).get_indexer(names)
     return codes
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from .. import _checks
 from . import columns, labels
@@ -30,6 +31,7 @@ class Schema:
     size_factor: str | None = None
     categorical: tuple[Category, ...] = field(default=())
     continuous: tuple[Continuous, ...] = field(default=())
+    absent: tuple[str, ...] = ()  # genes that the cells may lack, which then count as 0
 
     def to_json(self) -> str:
         """The schema as text."""
@@ -54,6 +56,7 @@ class Schema:
             size_factor=record["size_factor"],
             categorical=tuple(category(entry) for entry in record["categorical"]),
             continuous=tuple(Continuous(**entry) for entry in record["continuous"]),
+            absent=tuple(record.get("absent", ())),  # older records have none
         )
 
 
@@ -61,7 +64,7 @@ class Schema:
 class Codes:
     """The columns of n cells as numbers."""
 
-    genes: np.ndarray | None  # positions of the schema's genes, None where they stand in its order
+    genes: np.ndarray | None  # positions of the schema's genes, -1 for absent ones; None: as they stand
     batch: np.ndarray  # (n,)
     labels: np.ndarray  # (n,)
     categorical: np.ndarray  # (n, C)
@@ -152,7 +155,7 @@ def _genes(adata: ad.AnnData, schema: Schema) -> np.ndarray | None:
         return None
     _checks.unique_names(adata, "var")
     at = adata.var_names.get_indexer(schema.genes)
-    missing = [gene for gene, position in zip(schema.genes, at, strict=True) if position < 0]
+    missing = pd.Index(schema.genes)[at < 0].difference(schema.absent, sort=False).tolist()
     if missing:
         msg = (
             f"{len(missing)} of the {len(schema.genes)} genes of the model are not in adata.var_names "

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from ._aggregated_posterior import aggregated_posterior
+from ._confusion import confusion
 from ._elbo import elbo
+from ._factor_association import factor_association
 from ._feature_correlation import feature_correlation
 from ._history import history
 from ._importance_weights import importance_weights
+from ._label_probabilities import label_probabilities
 from ._latent import latent
 from ._latent_library_size import latent_library_size
 from ._likelihood_parameters import likelihood_parameters
+from ._loadings import loadings
 from ._marginal_ll import marginal_ll
 from ._model import model
 from ._normalized_expression import normalized_expression
@@ -19,13 +23,17 @@ from ._reconstruction_error import reconstruction_error
 
 __all__ = [
     "aggregated_posterior",
+    "confusion",
     "elbo",
+    "factor_association",
     "feature_correlation",
     "history",
     "importance_weights",
+    "label_probabilities",
     "latent",
     "latent_library_size",
     "likelihood_parameters",
+    "loadings",
     "marginal_ll",
     "model",
     "normalized_expression",

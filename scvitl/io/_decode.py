@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._unpickle import DICTS, STORAGES, Node, Unpickler, intact
+from ._unpickle import DICTS, STORAGE, STORAGES, Node, Unpickler, intact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,8 +98,11 @@ def _array(decoder: Decoder, node: Node) -> np.ndarray | Node:
     return values.reshape(shape, order="F" if by_column else "C")
 
 
-def _tensor(decoder: Decoder, node: Node) -> np.ndarray:
+def _tensor(decoder: Decoder, node: Node) -> np.ndarray | Node:
     storage, offset, size, stride, *_ = node.args
+    if storage.name != STORAGE:
+        # An argument in a file of attributes, with a pickle of its own inside; what matters is among the weights, too.
+        return node
     _, kind, key, *_ = storage.args[0]
     values = np.frombuffer(
         decoder.storage(key), np.dtype(STORAGES[kind.name]).newbyteorder(decoder.byteorder)

@@ -9,17 +9,25 @@ import pandas as pd
 
 from ._unpickle import Node
 
-LOSSES = [
-    f"{loss}_{cells}"
-    for cells in ("train", "validation")
-    for loss in ("elbo", "reconstruction_loss", "kl_local")
-]
+SETS = ("train", "validation")
+# Our names of the columns, and those of scvi-tools.
+COLUMNS = {
+    **{
+        f"{loss}_{cells}": f"{loss}_{cells}"
+        for cells in SETS
+        for loss in ("elbo", "reconstruction_loss", "kl_local")
+    },
+    **{
+        f"{name}_{cells}": f"{cells}_{name}" for cells in SETS for name in ("classification_loss", "accuracy")
+    },
+}
 
 
 def history(frames: Any) -> pd.DataFrame:
     """A row per epoch. Losses that were not taken in every epoch are left out, since the epochs are not known."""
     frames = frames if isinstance(frames, dict) else {}
-    columns = {name: values for name in LOSSES if (values := _column(frames.get(name))) is not None}
+    read = {ours: _column(frames.get(theirs)) for ours, theirs in COLUMNS.items()}
+    columns = {name: values for name, values in read.items() if values is not None}
     n = max(map(len, columns.values()), default=0)
     return pd.DataFrame(
         {name: values for name, values in columns.items() if len(values) == n},

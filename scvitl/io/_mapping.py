@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import _checks, store
@@ -11,50 +11,20 @@ from ..data import locate
 from ..tl._fit import library_priors
 from ..tl._options import CHOICES, NUMBERS, SWITCHES
 from . import _registry, _weights
+from ._classes import NESTED, READERS
 from ._history import history
-from ._unpickle import ACTIVATIONS, Node, RefusedError, intact
+from ._unpickle import ACTIVATIONS, RELU, Node, RefusedError, intact
 
 if TYPE_CHECKING:
     import anndata as ad
     import numpy as np
 
-    from ..data import Schema
+    from ..data import Category, Schema
     from ..data.batches import CellData
+    from ._classes import Reader
     from ._saved import Saved
 
 
-@dataclass(frozen=True)
-class Reader:
-    """How one class becomes a model of ours."""
-
-    title: str
-    function: str  # of `tl`, whose results these are
-    options: dict[str, Any]  # what scvi-tools takes where the file does not say
-    idle: frozenset[str]  # arguments that make no difference, or that the tensors tell
-
-
-READERS = {
-    "SCVI": Reader(
-        title="scVI",
-        function="scvi",
-        options={
-            "dropout_rate": 0.1,
-            "dispersion": "gene",
-            "gene_likelihood": "zinb",
-            "latent_distribution": "normal",
-            "log_variational": True,
-            "encode_covariates": False,
-            "deeply_inject_covariates": True,
-            "batch_representation": "one-hot",
-            "embedding_dim": 5,
-            "use_batch_norm": "both",
-            "use_layer_norm": "none",
-            "use_observed_lib_size": True,
-            "var_activation": "exp",
-        },
-        idle=frozenset({"extra_payload_autotune", "n_hidden", "n_latent", "n_layers", "use_cuda"}),
-    )
-}
 # What scvi-tools leaves in uns when it replaces the counts by the posterior.
 MINIFIED = {"_scvi_adata_minify_type": "latent_posterior_parameters"}
 
@@ -71,9 +41,9 @@ def imported(saved: Saved, adata: ad.AnnData) -> tuple[Reader, store.FittedModel
         architecture = {
             "model": reader.title,
             **_options(reader, saved, entries),
-            **_weights.sizes(weights),
+            **_weights.sizes(reader.title, weights),
         }
-        schema = _registry.schema(saved, entries, labels=architecture["dispersion"] == "gene-label")
+        schema = _registry.schema(saved, entries, labels=_labels(architecture, saved, entries, weights))
         losses = history(saved.attributes.get("history_"))
         n_cells = _registry.n_cells(entries) or adata.n_obs
         trained = bool(saved.attributes.get("is_trained_", True))
@@ -88,6 +58,11 @@ def imported(saved: Saved, adata: ad.AnnData) -> tuple[Reader, store.FittedModel
     module = _weights.module(saved.file, architecture, schema, weights)
     if not trained:
         logg.warning("the model was saved before it was trained: its results mean nothing")
+    if reader.title == "scANVI" and architecture["latent_distribution"] == "ln":
+        logg.warning(
+            "scvi-tools takes the density of the latent state of this model at its softmax, a mistake that is not "
+            "repeated here: its ELBO is another one. Predictions and expression are the same"
+        )
     params = {
         "plan": "scvi-tools",
         "source": _registry.source(entries),
@@ -102,6 +77,8 @@ def imported(saved: Saved, adata: ad.AnnData) -> tuple[Reader, store.FittedModel
         "random_state": 0,
         **architecture,
         **_columns(schema),
+        # Whether it is too sure of its labels, nobody has looked.
+        "temperature": 1.0 if reader.title == "scANVI" else None,
     }
     params = {name: value for name, value in params.items() if value is not None}
     return reader, store.FittedModel(module, schema, params, losses), data
@@ -118,11 +95,25 @@ def _reader(saved: Saved, entries: dict[str, Any]) -> Reader:
     return READERS[name]
 
 
+def _labels(
+    architecture: dict[str, Any], saved: Saved, entries: dict[str, Any], weights: dict[str, np.ndarray]
+) -> Category | None:
+    """The column of labels, where the model has a use for it."""
+    if architecture["model"] != "scANVI":
+        return _registry.category(entries, "labels") if architecture["dispersion"] == "gene-label" else None
+    labels = _registry.labels(saved, entries, weights["y_prior"].shape[1])
+    if len(labels.categories) < 2:
+        msg = (
+            f"the model in {str(saved.file)!r} knows one label only, {labels.categories[0]!r}, so it predicts nothing: "
+            "integrate with scvitl.tl.scvi."
+        )
+        raise RefusedError(msg)
+    return labels
+
+
 def _options(reader: Reader, saved: Saved, entries: dict[str, Any]) -> dict[str, Any]:
     """Arguments of our module, apart from sizes."""
     given = _arguments(saved.attributes["init_params_"])
-    given |= {f"batch_embedding_kwargs[{k!r}]": v for k, v in given.pop("batch_embedding_kwargs", {}).items()}
-    given.pop("batch_embedding_kwargs['embedding_dim']", None)
     unknown = [name for name in given if name not in reader.options and name not in reader.idle]
     if unknown:
         msg = (
@@ -131,8 +122,13 @@ def _options(reader: Reader, saved: Saved, entries: dict[str, Any]) -> dict[str,
         )
         raise RefusedError(msg)
     options = {name: given.get(name, default) for name, default in reader.options.items()}
-    if isinstance(options["var_activation"], type) and issubclass(options["var_activation"], Node):
-        options["var_activation"] = ACTIVATIONS[options["var_activation"].name]
+    activation = options.get("var_activation")
+    if isinstance(activation, type) and issubclass(activation, Node):
+        options["var_activation"] = ACTIVATIONS[activation.name]
+    if reader.title == "scANVI":
+        rate = options.pop("classifier_parameters['dropout_rate']")
+        options["classifier_dropout_rate"] = options["dropout_rate"] if rate is None else rate
+        options["classification_ratio"] = 50.0
     if _registry.always_latent_library(entries):
         options["use_observed_lib_size"] = False
     for name in CHOICES.keys() & options.keys():
@@ -152,7 +148,17 @@ def _arguments(saved: dict[str, Any]) -> dict[str, Any]:
         parts = [saved, *(part for part in saved.values() if isinstance(part, dict))]
         parts[0] = {name: value for name, value in saved.items() if not isinstance(value, dict)}
     flat = {name: value for part in parts for name, value in part.items()}
-    return {name: value for name, value in flat.items() if value is not None and value != {}}
+    for name in NESTED:
+        flat |= {f"{name}[{key!r}]": value for key, value in (flat.pop(name, None) or {}).items()}
+    if not flat.get("use_labels_groups"):
+        flat.pop("use_labels_groups", None)
+    if getattr(flat.get("classifier_parameters['activation_fn']"), "name", None) == RELU:
+        del flat["classifier_parameters['activation_fn']"]
+    return {name: value for name, value in flat.items() if not _empty(value)}
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and not value)
 
 
 def _columns(schema: Schema) -> dict[str, Any]:
@@ -160,6 +166,7 @@ def _columns(schema: Schema) -> dict[str, Any]:
     return {
         "batch_key": schema.batch and schema.batch.key,
         "labels_key": schema.labels and schema.labels.key,
+        "unlabeled_category": getattr(schema.labels, "unlabeled", None),
         "layer": schema.layer,
         "size_factor_key": schema.size_factor,
         "categorical_covariate_keys": [covariate.key for covariate in schema.categorical],

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 from .. import _checks, store
 from .._keys import keys
 from .._logging import logg
+from ..tl._annotate import annotation
 from ..tl._fit import write
 from ..tl._options import check_place
 
 if TYPE_CHECKING:
     from os import PathLike
 
+    import numpy as np
     from anndata import AnnData
 
 
@@ -19,9 +21,9 @@ def read_scvi_tools(
 ) -> AnnData | None:
     """Read a model that scvi-tools saved, so that everything here works with it as with one fitted here.
 
-    Use it for models that took long to train, or that somebody published. The model goes into ``adata``, and so into
-    every file that you write it to; the saved model is not needed any more. Reading is safe with files from anywhere: the
-    pickle in them is taken apart, never run.
+    Use it for models that took long to train, or that somebody published. The classes ``SCVI``, ``LinearSCVI`` and
+    ``SCANVI`` can be read. The model goes into ``adata``, and so into every file that you write it to; the saved model is
+    not needed any more. Reading is safe with files from anywhere: the pickle in them is taken apart, never run.
 
     Parameters
     ----------
@@ -30,9 +32,10 @@ def read_scvi_tools(
         (``model_params.pt``, ``attr.pkl``, ``var_names.csv``) is read as well.
     adata
         Cells to use the model on, with raw counts: those that it was trained on, or others of the same batches. They
-        need the genes of the model, in any order, and the columns of ``obs`` that it was set up with.
+        need the genes of the model, in any order and among others, and the columns of ``obs`` that it was set up with,
+        apart from labels to be predicted.
     key_added
-        Stem of the names of the results, in place of ``"scvi"``.
+        Stem of the names of the results, in place of ``"scvi"``, ``"ldvae"`` or ``"scanvi"``.
     copy
         Whether to return a copy rather than write into ``adata``.
 
@@ -40,11 +43,26 @@ def read_scvi_tools(
     -------
     `None`, or a copy of ``adata`` if ``copy=True``. These fields are set:
 
-    `adata.obsm['X_scvi' | 'X_' + key_added]` : :class:`numpy.ndarray` (dtype `float32`)
+    `adata.obsm['X_scvi' | 'X_ldvae' | 'X_scanvi' | 'X_' + key_added]` : :class:`numpy.ndarray` (dtype `float32`)
         Latent space: the posterior mean.
-    `adata.uns['scvi' | key_added]` : :class:`dict`
+    `adata.uns['scvi' | 'ldvae' | 'scanvi' | key_added]` : :class:`dict`
         The model, as :func:`scvitl.tl.scvi` writes it. ``params["source"]`` is the version of scvi-tools that it
         comes from.
+
+    Of a ``LinearSCVI`` also:
+
+    `adata.varm['ldvae_loadings' | key_added + '_loadings']` : :class:`numpy.ndarray` (dtype `float32`)
+        Loadings of the genes, as :func:`scvitl.tl.ldvae` writes them but not turned; NaN for genes that the model does not
+        have.
+
+    Of a ``SCANVI`` also, as :func:`scvitl.tl.scanvi` writes them:
+
+    `adata.obs['scanvi' | key_added]` : :class:`pandas.Series` (dtype ``category``)
+        Predicted label of every cell.
+    `adata.obs['scanvi_confidence' | key_added + '_confidence']` : :class:`pandas.Series` (dtype `float32`)
+        Probability of that label.
+    `adata.obsm['scanvi_proba' | key_added + '_proba']` : :class:`pandas.DataFrame` (dtype `float32`)
+        Probabilities of all labels, cells × labels.
 
     Raises
     ------
@@ -53,12 +71,16 @@ def read_scvi_tools(
     KeyError
         A column of ``obs`` or a layer that the model needs does not exist.
     ValueError
-        The file is damaged, hostile, or holds a model of another class than ``SCVI``. Or ``adata`` is without counts,
-        genes of the model are missing, or a batch is new to it.
+        The file is damaged, hostile, or holds a model of another class, or with options that the models here do not have.
+        Or ``adata`` is without counts, genes of the model are missing, or a batch is new to it.
 
     Notes
     -----
     scvi-tools takes continuous covariates as they are, so they are not standardised for these models.
+
+    The classifier of a ``SCANVI`` that was saved before scvi-tools 1.1 ends in a softmax. Without it, the same weights give
+    logits, whose softmax gives the same probabilities; so nothing needs to be known of the version. Probabilities are
+    averaged over draws of the latent state, where ``SCANVI.predict`` takes its mean, and are not calibrated.
 
     Examples
     --------
@@ -78,8 +100,16 @@ def read_scvi_tools(
     names = keys(reader.function, key_added)
     check_place(adata, names)
     latent = posterior.latent(model.module, cells)
+    slots = {"obsm": {}, "uns": {}}
+    if reader.title == "LDVAE":
+        slots["varm"] = {names.loadings: _loadings(adata, model)}
+    if reader.title == "scANVI":
+        probabilities = posterior.label_probabilities(model.module, cells)
+        slots |= annotation(adata, model, probabilities, key=names.stem)
+    slots["obsm"][names.latent] = latent
+    slots["uns"][names.model] = store.to_uns(model)
     adata = adata.copy() if copy else adata
-    write(adata, {"obsm": {names.latent: latent}, "uns": {names.model: store.to_uns(model)}})
+    write(adata, slots)
     logg.info(
         "    finished",
         time=start,
@@ -90,3 +120,15 @@ def read_scvi_tools(
         ),
     )
     return adata if copy else None
+
+
+def _loadings(adata: AnnData, model: store.FittedModel) -> np.ndarray:
+    """Loadings by the genes of ``adata``, NaN for those that the model does not have."""
+    import numpy as np
+
+    values, genes = model.module.loadings().detach().numpy().copy(), model.schema.genes
+    if tuple(adata.var_names) == genes:
+        return values
+    found = np.full((adata.n_vars, values.shape[1]), np.nan, values.dtype)
+    found[adata.var_names.get_indexer(genes)] = values
+    return found

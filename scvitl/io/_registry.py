@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from ..data import Category, Continuous, Schema
+from ..data import Category, Continuous, Labels, Schema
+from ..data.columns import category_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,25 +75,42 @@ def _version(entries: dict[str, Any]) -> tuple[int, ...] | None:
     return version if version and any(version) else None
 
 
-def schema(saved: Saved, entries: dict[str, Any], *, labels: bool) -> Schema:
-    """Genes and columns; the column of ``labels`` only where the model has a use for it."""
+def category(entries: dict[str, Any], name: str) -> Category | None:
+    """The categories of a column, `None` where no column was named."""
+    state = _state(entries, name)
+    key = state.get("original_key")
+    return None if _none(key) else Category(key, _names(state["categorical_mapping"]))
+
+
+def labels(saved: Saved, entries: dict[str, Any], n_labels: int) -> Labels:
+    """The column of labels to be learned, of which the model knows ``n_labels``."""
+    column, state = category(entries, "labels"), _state(entries, "labels")
+    # Files from before scvi-tools 0.15 have the word in another place.
+    place, key = (state, "") if "unlabeled_category" in state else (saved.attributes, "_")
+    unlabeled, names = category_name(place[f"unlabeled_category{key}"]), list(column.categories)
+    if unlabeled in names:
+        at = names.index(unlabeled)
+        names[at], names[-1] = names[-1], unlabeled  # where scvi-tools puts it, if it is not there yet
+    # Where no cell lacks a label, the word may be among the labels.
+    if names[n_labels:] not in ([], [unlabeled]) or len(names) < n_labels:
+        msg = f"{n_labels} labels are not those in {names}"
+        raise ValueError(msg)
+    known = tuple(names[:n_labels])
+    # If another label has no cells either, scvi-tools learns the word as a label of its own.
+    return Labels(column.key, known, f"{unlabeled} (no label)" if unlabeled in known else unlabeled)
+
+
+def schema(saved: Saved, entries: dict[str, Any], *, labels: Category | None) -> Schema:
+    """Genes and columns; ``labels`` is the column of labels, where the model has a use for it."""
     fields = entries["field_registries"]
-
-    def state(name: str) -> dict[str, Any]:
-        return fields.get(name, {}).get("state_registry", {})
-
-    def category(name: str) -> Category | None:
-        key = state(name).get("original_key")
-        return None if _none(key) else Category(key, _names(state(name)["categorical_mapping"]))
-
     matrix = fields["X"]["data_registry"]
     size_factor = fields.get("size_factor", {}).get("data_registry", {}).get("attr_key")
-    covariates = state("extra_categorical_covs")
+    covariates = _state(entries, "extra_categorical_covs")
     return Schema(
         genes=saved.genes,
         layer=matrix["attr_key"] if matrix["attr_name"] == "layers" else None,
-        batch=category("batch"),
-        labels=category("labels") if labels else None,
+        batch=category(entries, "batch"),
+        labels=labels,
         size_factor=None if _none(size_factor) else size_factor,
         categorical=tuple(
             Category(str(key), _names(covariates["mappings"][key]))
@@ -101,7 +119,7 @@ def schema(saved: Saved, entries: dict[str, Any], *, labels: bool) -> Schema:
         # scvi-tools takes numbers as they are.
         continuous=tuple(
             Continuous(str(key), mean=0.0, sd=1.0)
-            for key in state("extra_continuous_covs").get("columns", ())
+            for key in _state(entries, "extra_continuous_covs").get("columns", ())
         ),
     )
 
@@ -112,6 +130,10 @@ def n_cells(entries: dict[str, Any]) -> int | None:
     return None if number is None else int(number)
 
 
+def _state(entries: dict[str, Any], name: str) -> dict[str, Any]:
+    return entries["field_registries"].get(name, {}).get("state_registry", {})
+
+
 def _none(key: str | None) -> bool:
     """Whether a column stands for no column: scvi-tools then makes one of its own."""
     return key is None or key.startswith("_scvi_")
@@ -119,6 +141,4 @@ def _none(key: str | None) -> bool:
 
 def _names(categories: Iterable) -> tuple[str, ...]:
     """Categories as text, as the schema has them."""
-    return tuple(
-        str(int(name)) if isinstance(name, float) and name.is_integer() else str(name) for name in categories
-    )
+    return tuple(map(category_name, categories))

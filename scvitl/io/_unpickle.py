@@ -25,6 +25,7 @@ STORAGES = {
     "torch.LongStorage": "i8",
     "torch.IntStorage": "i4",
     "torch.BoolStorage": "?",
+    "torch.ByteStorage": "u1",
 }
 # Functions that a model may be given as an option, and our names of them.
 ACTIVATIONS = {
@@ -51,9 +52,12 @@ ADMITTED = {
     "numpy._core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar",
     "torch._utils._rebuild_tensor_v2",
+    "torch.storage._load_from_bytes",
 }
-# Frames with the losses of training; what they are made of has changed its names too often to list them.
-FRAMES = ("pandas.", "pyarrow.")
+# Frames with the losses of training, whose parts have changed their names too often to list them, and activations of
+# networks, of which we have one.
+FAMILIES = ("pandas.", "pyarrow.", "torch.nn.modules.activation.")
+RELU = "torch.nn.modules.activation.ReLU"
 OLD_NAMES = {"__builtin__": "builtins", "numpy.core.multiarray": "numpy._core.multiarray"}
 STORAGE = "storage"
 
@@ -119,7 +123,7 @@ class Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> type[Node]:
         full = f"{OLD_NAMES.get(module, module)}.{name}"
-        if full not in ADMITTED and (not full.startswith(FRAMES) or "." in name):
+        if full not in ADMITTED and (not full.startswith(FAMILIES) or "." in name):
             msg = (
                 f"{str(self.file)!r} holds {f'{module}.{name}'!r}, which is nothing that scvitl knows in a model of "
                 "scvi-tools; nothing was executed. The file may be hostile: open it with nothing that unpickles, such as "

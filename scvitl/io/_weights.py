@@ -18,15 +18,23 @@ if TYPE_CHECKING:
     from ..data import Schema
 
 # Patterns in the names of scvi-tools, and what they become. "Layer_0" and a scale decoder without ".0" are old spellings.
+LAYERS = r"\.(?:encoder|decoder|px_decoder|classifier\.0)\.fc_layers\.Layer[ _](\d+)"
 NAMES = (
-    (r"\.(?:encoder|px_decoder)\.fc_layers\.Layer[ _](\d+)\.0\.", r".hidden.layers.\1.linear."),
-    (r"\.(?:encoder|px_decoder)\.fc_layers\.Layer[ _](\d+)\.1\.", r".hidden.layers.\1.batch_norm."),
-    (r"\.mean_encoder\.", ".mean."),
-    (r"\.var_encoder\.", ".variance."),
+    (r"\.factor_regressor\.fc_layers\.Layer[ _]0\.0\.", ".heads.scale.linear."),
+    (r"\.factor_regressor\.fc_layers\.Layer[ _]0\.1\.", ".heads.scale.batch_norm."),
+    (r"\.px_dropout_decoder\.fc_layers\.Layer[ _]0\.0\.", ".heads.dropout.linear."),
+    (r"\.px_dropout_decoder\.fc_layers\.Layer[ _]0\.1\.", ".heads.dropout.batch_norm."),
+    (LAYERS + r"\.0\.", r".hidden.layers.\1.linear."),
+    (LAYERS + r"\.1\.", r".hidden.layers.\1.batch_norm."),
+    (r"\.mean_(?:en|de)coder\.", ".mean."),
+    (r"\.var_(?:en|de)coder\.", ".variance."),
     (r"\.px_scale_decoder\.(?:0\.)?", ".heads.scale."),
     (r"\.px_r_decoder\.", ".heads.dispersion."),
     (r"\.px_dropout_decoder\.", ".heads.dropout."),
     (r"^_embeddings_dict\.batch\.", "embedding."),
+    (r"^classifier\.classifier\.[01]\.", "classifier.types."),
+    (r"^encoder_z2_z1\.", "u_encoder."),
+    (r"^decoder_z1_z2\.", "u_decoder."),
 )
 # Saved whether or not the model uses them.
 UNUSED = ("l_encoder.", "px_r", "decoder.heads.")
@@ -43,23 +51,38 @@ def rename(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             ours = re.sub(pattern, replacement, ours)
         if not ours.endswith(COUNTER):
             renamed[ours] = tensor
+    if "y_prior" in renamed:
+        # scvi-tools takes shares of any sum, as a row or without one.
+        prior = renamed["y_prior"].reshape(1, -1)
+        renamed["y_prior"] = prior / prior.sum()
     return renamed
 
 
-def sizes(weights: dict[str, np.ndarray]) -> dict[str, int]:
-    """Sizes of the networks, as the tensors tell them."""
+def sizes(title: str, weights: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the tensors tell of the networks of the model ``title``."""
     n_latent, n_hidden = weights["z_encoder.mean.weight"].shape
-    found = {
-        "n_hidden": n_hidden,
-        "n_latent": n_latent,
-        "n_layers": sum(
-            re.fullmatch(r"z_encoder\.hidden\.layers\.\d+\.linear\.weight", name) is not None
-            for name in weights
-        ),
-    }
+    found = {"n_hidden": n_hidden, "n_latent": n_latent}
+    n_layers = _n_layers("z_encoder", weights)
+    if title == "LDVAE":
+        return {
+            **found,
+            "n_layers_encoder": n_layers,
+            "use_batch_norm": "decoder.heads.scale.batch_norm.weight" in weights,
+            "bias": "decoder.heads.scale.linear.bias" in weights,
+        }
+    found["n_layers"] = n_layers
     if "embedding.weight" in weights:
         found["embedding_dim"] = weights["embedding.weight"].shape[1]
+    if title == "scANVI":
+        found["classifier_n_layers"] = n = _n_layers("classifier", weights)
+        # Without hidden layers, the number of their units is of no account.
+        found["classifier_n_hidden"] = weights["classifier.types.weight"].shape[1] if n else n_hidden
     return found
+
+
+def _n_layers(network: str, weights: dict[str, np.ndarray]) -> int:
+    pattern = re.compile(rf"{network}\.hidden\.layers\.\d+\.linear\.weight")
+    return sum(pattern.fullmatch(name) is not None for name in weights)
 
 
 def module(file: Path, params: dict[str, Any], schema: Schema, weights: dict[str, np.ndarray]) -> nn.Module:

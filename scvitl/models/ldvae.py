@@ -4,7 +4,8 @@ As in scVI, but the share of each gene is
 
     rho_n = softmax(BatchNorm(W z_n + V s_n))        one weight per gene and latent dimension
 
-with s_n the covariates of the cell. What W does to a gene, batch norm taken in, is its loading.
+with s_n the covariates of the cell. What W does to a gene, batch norm taken in, is its loading. Shapes: B cells, G genes,
+D latent, c covariates.
 """
 
 from __future__ import annotations
@@ -95,3 +96,19 @@ class LDVAE(VAE):
     def loadings(self) -> Tensor:
         """Change of a gene's logit per unit of each latent dimension, (G, D)."""
         return self.decoder.affine("scale")[0][:, : self.n_latent]
+
+    @torch.no_grad()
+    def rotate(self, rotation: Tensor) -> None:
+        """Turn the latent space by ``rotation`` (D, D), an orthogonal matrix: states z become z @ rotation.
+
+        What is decoded from a state stays as it is. So do posterior means, but of the variances, which are those of a
+        diagonal normal, the new ones are geometric means of the old: exact where axes only change places or signs.
+        """
+        rotation = rotation.to(self.z_encoder.mean.weight)
+        for part, turned in (("mean", rotation.T), ("variance", rotation.T**2)):
+            linear = getattr(self.z_encoder, part)
+            linear.weight.copy_(turned @ linear.weight)
+            linear.bias.copy_(turned @ linear.bias)
+        for head in self.decoder.heads.values():
+            columns = head.linear.weight[:, : self.n_latent]
+            columns.copy_(columns @ rotation)

@@ -121,7 +121,9 @@ class SCANVAE(VAE):
 
     def classify(self, cells: Cells, generator: torch.Generator | None = None) -> Tensor:
         """Logits of the types at the posterior mean, (B, L)."""
-        return self.classifier(self.encode(cells, generator).mean, generator)
+        # Not `encode`, in which batch norm of a library's encoder would learn of these cells.
+        mean, _ = self.z_encoder(*self.seen(cells), generator)
+        return self.classifier(mean, generator)
 
     def by_type(
         self, z: Tensor, generator: torch.Generator | None = None
@@ -182,11 +184,13 @@ class SCANVAE(VAE):
         kl = weighted + self.kl_library(posterior, cells)
         total = (reconstruction + kl_weight * kl).mean()
         if labelled is None:
-            labelled = cells.take((cells.labels < self.n_labels).nonzero()[:, 0])
-        if len(labelled.labels) == 0:
+            known = cells.labels < self.n_labels
+            logits, labels = self.classifier(posterior.mean, generator)[known], cells.labels[known]
+        else:
+            logits, labels = self.classify(labelled, generator), labelled.labels
+        if len(labels) == 0:
             return Loss(total, reconstruction, kl)
-        logits = self.classify(labelled, generator)
-        error = F.cross_entropy(logits, labelled.labels, reduction="none")  # (b,)
-        right = (logits.argmax(-1) == labelled.labels).float()
+        error = F.cross_entropy(logits, labels, reduction="none")  # (b,)
+        right = (logits.argmax(-1) == labels).float()
         metrics = {"classification_loss": error.detach(), "accuracy": right}
         return Loss(total + self.classification_ratio * error.mean(), reconstruction, kl, metrics)

@@ -41,6 +41,10 @@ LIKELIHOODS = {
 class VAE(nn.Module):
     """scVI; the arguments are those of `scvitl.tl.scvi`, with sizes in place of names of columns."""
 
+    frozen = (
+        False  # whether batch norm and dropout stay as they are after training, whatever is trained further
+    )
+
     def __init__(  # noqa: PLR0913
         self,
         n_genes: int,
@@ -128,6 +132,9 @@ class VAE(nn.Module):
             **norms("decoder"),
         )
 
+    def train(self, mode: bool = True) -> VAE:  # noqa: FBT001, FBT002
+        return super().train(mode and not self.frozen)
+
     def covariates(self, cells: Cells, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Dense columns for the first layer (continuous, batch embedding) and one-hot columns for every layer."""
         dense = cells.continuous  # (B, c)
@@ -146,14 +153,18 @@ class VAE(nn.Module):
         """Posterior q(z | x), and q(l | x) where the library is latent; of minified cells, the one they come with."""
         if cells.posterior is not None:
             return Posterior(*cells.posterior, cells.library, None)
-        x = torch.log1p(cells.x) if self.log_variational else cells.x  # (B, G)
-        columns = x[:, :0]
-        if self.encode_covariates:
-            dense, columns = self.covariates(cells, cells.batch)
-            x = append(x, dense)
-        z = self.z_encoder(x, columns, generator)  # mean and variance, (B, D)
-        library = self.l_encoder(x, columns, generator) if self.latent_library else (cells.library, None)
+        seen = self.seen(cells)
+        z = self.z_encoder(*seen, generator)  # mean and variance, (B, D)
+        library = self.l_encoder(*seen, generator) if self.latent_library else (cells.library, None)
         return Posterior(*z, *library)
+
+    def seen(self, cells: Cells) -> tuple[Tensor, Tensor]:
+        """What the encoders see: counts with dense columns, and one-hot columns for every layer."""
+        x = torch.log1p(cells.x) if self.log_variational else cells.x  # (B, G)
+        if not self.encode_covariates:
+            return x, x[:, :0]
+        dense, columns = self.covariates(cells, cells.batch)
+        return append(x, dense), columns
 
     def decode(self, z: Tensor, cells: Cells, batch: Tensor | None = None) -> Tensor:
         """Hidden units of the decoder, (..., B, H); ``batch`` (B,) replaces the batches of the cells."""

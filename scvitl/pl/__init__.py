@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ._confusion import confusion
 from ._correlation import correlation
 from ._history import history
+from ._loadings import loadings
 from ._posterior_predictive import posterior_predictive
 from ._volcano import volcano
 
-__all__ = ["correlation", "history", "posterior_predictive", "volcano"]
+__all__ = ["confusion", "correlation", "history", "loadings", "posterior_predictive", "volcano"]

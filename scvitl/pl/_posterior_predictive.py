@@ -82,12 +82,12 @@ def posterior_predictive(
     fitted, cells = store.open_cells(
         adata, key=key, model=model, indices=indices, counts_for="pl.posterior_predictive"
     )
-    labels = gene_labels(adata, fitted.schema.genes, gene_symbols)
+    labels = np.array(gene_labels(adata, fitted.schema.genes, gene_symbols), dtype=object)[cells.measured]
     drawn = get.posterior_predictive(adata, model=fitted, indices=indices, random_state=random_state)
-    tables = _moments(cells.counts), _moments(drawn)
+    tables = [_moments(counts)[cells.measured] for counts in (cells.counts, drawn)]
     _, axes = plt.subplots(1, 3, figsize=(11, 3.9), layout="constrained")
     for ax, (name, title) in zip(axes, PANELS.items(), strict=True):
-        _panel(ax, name, tables, np.array(labels, dtype=object), n_genes)
+        _panel(ax, name, tables, labels, n_genes)
         ax.set_title(f"{title}\n", fontsize="medium")
     axes[0].set_ylabel("drawn from the model")
     if sc.settings.autoshow if show is None else show:
@@ -117,7 +117,7 @@ def _moments(counts: csr_matrix) -> pd.DataFrame:
     )
 
 
-def _panel(ax: Axes, name: str, tables: tuple[pd.DataFrame, pd.DataFrame], labels: np.ndarray, n_genes: int):
+def _panel(ax: Axes, name: str, tables: list[pd.DataFrame], labels: np.ndarray, n_genes: int):
     """One point per gene, the diagonal, by how much genes are off, and the names of the worst."""
     x, y = (table[name].to_numpy() for table in tables)
     often = np.maximum(*(table["counts"].to_numpy() for table in tables)) >= FEW

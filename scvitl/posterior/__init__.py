@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .abundance import log_densities
+from .classify import calibration_error, label_probabilities, temperature
 from .compare import compare
 from .correlation import feature_correlation
 from .engine import stream
@@ -19,12 +20,14 @@ from .scores import elbo, marginal_ll, reconstruction_error
 
 __all__ = [
     "aggregated_posterior",
+    "calibration_error",
     "compare",
     "elbo",
     "expression_blocks",
     "expression_draws",
     "feature_correlation",
     "importance_weights",
+    "label_probabilities",
     "latent",
     "latent_distribution",
     "library_size",
@@ -35,4 +38,5 @@ __all__ = [
     "posterior_predictive",
     "reconstruction_error",
     "stream",
+    "temperature",
 ]

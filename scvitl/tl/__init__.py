@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from ._differential_abundance import differential_abundance
+from ._ldvae import ldvae
+from ._map_query import map_query
 from ._minify import minify
 from ._normalized_expression import normalized_expression
 from ._rank_genes_groups import rank_genes_groups
+from ._scanvi import scanvi
 from ._scvi import scvi
 
-__all__ = ["differential_abundance", "minify", "normalized_expression", "rank_genes_groups", "scvi"]
+__all__ = [
+    "differential_abundance",
+    "ldvae",
+    "map_query",
+    "minify",
+    "normalized_expression",
+    "rank_genes_groups",
+    "scanvi",
+    "scvi",
+]

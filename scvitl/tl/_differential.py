@@ -95,7 +95,7 @@ def compare(
         logg.warning("the cells are minified: the table has no statistics of counts")
         counts = [{} for _ in comparisons.pairs]
     else:
-        counts = count_statistics(data.counts, comparisons)
+        counts = count_statistics(data.counts, comparisons, data.measured)
     statistics = posterior.compare(
         fitted.module,
         data,
@@ -108,6 +108,6 @@ def compare(
     )
     sides = {"reference": comparisons.reference, "fdr_target": options["fdr_target"]}
     return {
-        name: frame(fitted.schema.genes, *both, group=name, **sides)
+        name: frame(fitted.schema.genes, data.measured, *both, group=name, **sides)
         for name, *both in zip(comparisons.names, statistics, counts, strict=True)
     }

@@ -1,4 +1,4 @@
-"""The way of every fit: check, learn the schema, load counts, train, read the latent space.
+"""The way of every fit: check and learn the schema (`prepare`), load counts, train, read the latent space (`fit`).
 
 Nothing here writes to the AnnData; the public function does, last.
 """
@@ -6,19 +6,20 @@ Nothing here writes to the AnnData; the public function does, last.
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from .. import _checks, store
 from .._logging import logg
-from ..data import learn, locate
+from ..data import Labels, learn, locate
 from ._options import check_columns, check_options, check_place
 
 if TYPE_CHECKING:
     import anndata as ad
     import numpy as np
+    from torch import Tensor, nn
 
     from .._keys import Keys
     from ..data import Schema
@@ -27,9 +28,32 @@ if TYPE_CHECKING:
     from ..training.plan import Plan
 
 MANY_GENES = 10_000
+ENOUGH_LABELLED = 8  # cells of a minibatch that have labels, so that no others are needed
+RUN = ("random_state", "train_size", "n_samples_per_label")  # options that are not the plan's
 
 
-def fit(
+@dataclass(frozen=True)
+class Fit:
+    """What a fit made of an AnnData that it left alone."""
+
+    model: store.FittedModel
+    latent: np.ndarray  # (n, D)
+    data: CellData
+    held_out: Tensor  # positions of the cells that were not trained on
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that a fit needs to know, checked."""
+
+    title: str
+    schema: Schema
+    columns: dict[str, Any]
+    architecture: dict[str, Any]
+    training: dict[str, Any]
+
+
+def prepare(
     adata: ad.AnnData,
     title: str,
     keys: Keys,
@@ -37,11 +61,11 @@ def fit(
     columns: dict[str, Any],
     architecture: dict[str, Any],
     training: dict[str, Any],
-) -> tuple[store.FittedModel, np.ndarray]:
-    """Fit a model to ``adata`` and return it with the latent space, leaving ``adata`` alone.
+) -> Setting:
+    """Check the arguments of a fit, and learn what the columns of ``adata`` mean.
 
     ``columns`` has the arguments of `data.learn`; ``training`` those of `training.plan.resolve`, and ``plan``,
-    ``train_size``, ``device``, ``random_state`` and ``progress``.
+    ``train_size``, ``device``, ``random_state``, ``progress`` and, where labels are learned, ``n_samples_per_label``.
     """
     check_place(adata, keys)
     columns, architecture, training = (
@@ -49,49 +73,112 @@ def fit(
         for options in (columns, architecture, training)
     )
     check_columns(columns, architecture["dispersion"])
-    check_options({**architecture, **training})
-    whole = architecture["gene_likelihood"] != "normal"
-    columns["layer"] = locate(adata, columns["layer"], whole=whole)
+    check_options({**architecture, **training}, linear=title == "LDVAE")
+    columns["layer"] = locate(adata, columns["layer"], whole=architecture["gene_likelihood"] != "normal")
     schema = learn(adata, **columns)
     logg.info("    counts from X" if schema.layer is None else f"    counts from layers[{schema.layer!r}]")
     if adata.n_vars > MANY_GENES:
         logg.hint(
             f"{adata.n_vars:,} genes; a few thousand variable ones train faster and often integrate better"
         )
+    return Setting(title, schema, columns, architecture, training)
 
+
+def fit(adata: ad.AnnData, setting: Setting, *, initial: store.FittedModel | None = None) -> Fit:
+    """Fit a model to ``adata``, leaving ``adata`` alone.
+
+    Training starts from the weights of ``initial``, as far as it has them.
+    """
     from ..data.batches import CellData
     from ..data.device import choose
+    from ..training.plan import resolve, supervised_epochs
+
+    training = dict(setting.training)
+    params = {"model": setting.title, **{name: training.pop(name, None) for name in RUN}}
+    params |= {**setting.architecture, **setting.columns, "device": choose(training.pop("device"))}
+    params.pop("labels_groups", None)  # the schema has them
+    show = training.pop("progress")
+    if isinstance(setting.schema.labels, Labels) and training["max_epochs"] is None:
+        training["max_epochs"] = supervised_epochs(
+            training["plan"], adata.n_obs, pretrained=initial is not None
+        )
+    plan = resolve(training.pop("plan"), adata.n_obs, **training)
+    whole = params["gene_likelihood"] != "normal"
+    data = CellData(adata, setting.schema, device=params["device"], whole=whole)
+    return _train(data, setting.schema, plan, params, initial=initial, show=show)
+
+
+def _train(
+    data: CellData,
+    schema: Schema,
+    plan: Plan,
+    params: dict[str, Any],
+    *,
+    initial: store.FittedModel | None,
+    show: bool | None,
+) -> Fit:
+    """Build the module that ``params`` describe, train it, and read the latent space."""
+    from ..data.batches import WithLabelled, singles
     from ..posterior import latent
     from ..training.fit import fit as train
-    from ..training.plan import resolve, split
+    from ..training.plan import split, split_by_label
     from ..training.progress import progress
 
-    options = dict(training)
-    device = choose(options.pop("device"))
-    show, random_state, train_size = (options.pop(key) for key in ("progress", "random_state", "train_size"))
-    plan = resolve(options.pop("plan"), adata.n_obs, **options)
-    cells = split(adata.n_obs, plan.batch_size, train_size, random_state)
-    data = CellData(adata, schema, device=device, whole=whole)
-    priors = (
-        {} if architecture["use_observed_lib_size"] or schema.size_factor else library_priors(data, schema)
-    )
-    module = store.build({"model": title, **architecture}, schema, random_state=random_state, **priors).to(
-        device
-    )
+    random_state, train_size, n_cells = params["random_state"], params["train_size"], data.n_cells
+    if isinstance(schema.labels, Labels):
+        labels, n_labels = data.labels.cpu(), len(schema.labels.categories)
+        cells = split_by_label(labels, train_size, random_state)
+        own = (labels[cells[0]] < n_labels).float().mean() * plan.batch_size  # labelled cells of a minibatch
+        if plan.name == "fast" and params["n_samples_per_label"] is None and own >= ENOUGH_LABELLED:
+            minibatches = singles
+        else:
+            minibatches = WithLabelled(
+                labels, n_labels, plan.labelled_batch_size, params["n_samples_per_label"]
+            )
+    else:
+        cells, minibatches = split(n_cells, plan.batch_size, train_size, random_state), singles
+    module = _start(data, schema, plan, params, initial).to(data.device)
     logg.info(
-        f"    {plan.max_epochs} epochs on {len(cells[0]):,} cells, {len(cells[1]):,} held out, on {device}"
+        f"    {plan.max_epochs} epochs on {len(cells[0]):,} cells, {len(cells[1]):,} held out, on {params['device']}"
     )
+    title = params["model"]
     bar = progress(title, plan.max_epochs * plan.n_minibatches(len(cells[0])), show=show)
     try:
-        history = train(module, data, *cells, plan, random_state=random_state, progress=bar)
+        history = train(
+            module, data, *cells, plan, random_state=random_state, progress=bar, minibatches_of=minibatches
+        )
         representation = latent(module, data)
     finally:
         bar.close()
-    run = {"model": title, **facts(adata, plan, history), "device": device, "random_state": random_state}
-    params = {**run, "train_size": train_size, **architecture, **columns}
-    fitted = store.FittedModel(module.cpu(), schema, params, frame(history))
+    params = {**facts(data, plan, history), **params}
+    fitted = store.FittedModel(module, schema, params, frame(history))
     bar.finish(line(title, fitted), curves(fitted.history))
-    return fitted, representation
+    return Fit(fitted, representation, data, cells[1])
+
+
+def _start(
+    data: CellData,
+    schema: Schema,
+    plan: Plan,
+    params: dict[str, Any],
+    initial: store.FittedModel | None,
+) -> nn.Module:
+    """The module before training."""
+    import torch
+
+    tensors = {}
+    if not (params["use_observed_lib_size"] or schema.size_factor):
+        tensors = library_priors(data, schema)
+    if params.get("y_prior") is not None:
+        tensors["y_prior"] = torch.tensor([params["y_prior"]], dtype=torch.float32)
+    module = store.build(params, schema, random_state=params["random_state"], **tensors)
+    if module.latent_library and plan.name == "fast":
+        # Libraries start where cells are, not at a single count, which would take most of the training to mend.
+        with torch.no_grad():
+            module.l_encoder.mean.bias += module.library_log_means.mean()
+    if initial is not None:
+        module.load_state_dict(initial.module.state_dict(), strict=False)
+    return module
 
 
 def library_priors(data: CellData, schema: Schema) -> dict[str, Any]:
@@ -107,7 +194,7 @@ def library_priors(data: CellData, schema: Schema) -> dict[str, Any]:
     return {"library_log_means": means, "library_log_vars": variances}
 
 
-def facts(adata: ad.AnnData, plan: Plan, history: History) -> dict[str, Any]:
+def facts(data: CellData, plan: Plan, history: History) -> dict[str, Any]:
     """What happened in the run, for ``params``."""
     from .. import __version__
 
@@ -115,8 +202,8 @@ def facts(adata: ad.AnnData, plan: Plan, history: History) -> dict[str, Any]:
     return {
         "plan": run.pop("name"),
         **run,
-        "n_obs": adata.n_obs,
-        "n_vars": adata.n_vars,
+        "n_obs": data.n_cells,
+        "n_vars": data.n_genes,
         "epochs_run": len(history.rows),
         "restored_epoch": history.epoch,
         "interrupted": history.interrupted,
@@ -140,12 +227,15 @@ def curves(history: pd.DataFrame) -> dict[str, list[float]]:
 def line(title: str, model: store.FittedModel) -> str:
     """The closing line: what was fitted, how long it took, how well it fits."""
     p, batch, loss = model.params, model.schema.batch, store.held_out_loss(model)
+    epoch = p["restored_epoch"]
+    accuracy = None if epoch is None else model.history.get("accuracy_validation", {}).get(epoch)
     stopped = ", interrupted" if p["interrupted"] else ""
     parts = [
         f"{title}: {p['n_obs']:,} cells × {p['n_vars']:,} genes",
         batch and f"{len(batch.categories)} batches",
         f"{p['epochs_run']} epochs in {p['seconds']:.0f} s on {p['device']}{stopped}",
         loss and f"held-out loss {loss}",
+        accuracy and f"{accuracy:.1%} of held-out labels right",
     ]
     return " · ".join(filter(None, parts))
 
@@ -159,7 +249,7 @@ def check_copy(adata: ad.AnnData, copy: object) -> None:
 
 
 def write(adata: ad.AnnData, slots: dict[str, dict[str, Any]]) -> None:
-    """Write all results at once: ``{"obsm": {key: value}, …}``."""
+    """Write all results at once: ``{"obsm": {key: value}, …}``; `None` takes an entry away."""
     from anndata import ImplicitModificationWarning
 
     if adata.is_view:
@@ -168,4 +258,7 @@ def write(adata: ad.AnnData, slots: dict[str, dict[str, Any]]) -> None:
         warnings.simplefilter("ignore", ImplicitModificationWarning)
         for slot, values in slots.items():
             for key, value in values.items():
-                getattr(adata, slot)[key] = value
+                if value is not None:
+                    getattr(adata, slot)[key] = value
+                elif key in getattr(adata, slot):
+                    del getattr(adata, slot)[key]

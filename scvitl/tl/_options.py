@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import _checks, store
+from .._architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     import anndata as ad
 
     from .._keys import Keys
+    from ..data import Schema
 
 CHOICES = {
     "dispersion": ("gene", "gene-batch", "gene-label", "gene-cell"),
@@ -25,6 +27,10 @@ COUNTS = {  # whole numbers and their smallest values
     "n_hidden": 1,
     "n_latent": 1,
     "n_layers": 1,
+    "n_layers_encoder": 1,
+    "classifier_n_layers": 0,
+    "classifier_n_hidden": 1,
+    "n_samples_per_label": 1,
     "embedding_dim": 1,
     "max_epochs": 1,
     "batch_size": 2,
@@ -36,16 +42,61 @@ NUMBERS = {
     "learning_rate": {"above": 0},
     "weight_decay": {"at_least": 0},
     "n_epochs_kl_warmup": {"at_least": 0},
+    "classifier_dropout_rate": {"at_least": 0, "below": 1},
+    "classification_ratio": {"at_least": 0},
 }
 SWITCHES = (
+    "bias",
     "log_variational",
     "encode_covariates",
     "deeply_inject_covariates",
     "use_observed_lib_size",
     "early_stopping",
 )
+COLUMNS = (
+    "batch_key",
+    "labels_key",
+    "unlabeled_category",
+    "labels_groups",
+    "layer",
+    "size_factor_key",
+    "categorical_covariate_keys",
+    "continuous_covariate_keys",
+)
+TRAINING = (
+    "plan",
+    "max_epochs",
+    "batch_size",
+    "train_size",
+    "learning_rate",
+    "weight_decay",
+    "n_epochs_kl_warmup",
+    "early_stopping",
+    "early_stopping_patience",
+    "n_samples_per_label",
+    "device",
+    "random_state",
+    "progress",
+)
 # These may be None, which leaves the choice to the plan.
-OPEN = {"max_epochs", "batch_size", "train_size", "learning_rate", "weight_decay", "n_epochs_kl_warmup"}
+OPEN = {
+    "max_epochs",
+    "batch_size",
+    "train_size",
+    "learning_rate",
+    "weight_decay",
+    "n_epochs_kl_warmup",
+    "n_samples_per_label",
+}
+
+
+def grouped(title: str, arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The arguments of a fitting function by what they are about."""
+    groups = {"columns": COLUMNS, "architecture": ARCHITECTURES[title][1], "training": TRAINING}
+    return {
+        group: {name: arguments[name] for name in names if name in arguments}
+        for group, names in groups.items()
+    }
 
 
 def check_place(adata: ad.AnnData, keys: Keys) -> None:
@@ -56,6 +107,16 @@ def check_place(adata: ad.AnnData, keys: Keys) -> None:
         raise ValueError(msg)
     if adata.isbacked and adata.is_view:
         msg = "adata is a view of a file, which cannot hold results: read it first, with adata = adata.to_memory()."
+        raise ValueError(msg)
+
+
+def check_names(schema: Schema, keys: Keys) -> None:
+    """No column of ``obs`` that the model reads is one that it would write."""
+    entries = (schema.batch, schema.labels, *schema.categorical, *schema.continuous)
+    read = {entry.key for entry in entries if entry is not None} | {schema.size_factor}
+    written = [name for name in (keys.label, keys.confidence, keys.group) if name in read]
+    if written:
+        msg = f"the results would replace adata.obs[{written[0]!r}], which the model reads: choose another key_added."
         raise ValueError(msg)
 
 
@@ -72,11 +133,15 @@ def check_columns(columns: dict[str, Any], dispersion: str) -> None:
             raise ValueError(msg)
 
 
-def check_options(options: dict[str, Any]) -> None:
-    """Every option has a legal value."""
-    for name, legal in CHOICES.items():
-        _checks.one_of(name, options[name], legal)
-    for name in SWITCHES:
+def check_options(options: dict[str, Any], *, linear: bool = False) -> None:
+    """Every option has a legal value; with a ``linear`` decoder, batch norm is there or not."""
+    choices, switches = dict(CHOICES), list(SWITCHES)
+    if linear:
+        del choices["use_batch_norm"]
+        switches.append("use_batch_norm")
+    for name in choices.keys() & options.keys():
+        _checks.one_of(name, options[name], choices[name])
+    for name in set(switches) & options.keys():
         _checks.true_or_false(name, options[name])
     given = {name: value for name, value in options.items() if not (value is None and name in OPEN)}
     for name in COUNTS.keys() & given.keys():

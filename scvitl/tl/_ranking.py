@@ -17,8 +17,13 @@ TINY = 1e-12
 DTYPES = {"names": "O", "scores": "f4", "logfoldchanges": "f4", "pvals": "f8", "pvals_adj": "f8"}
 
 
-def count_statistics(counts: sp.csr_matrix, comparisons: Comparisons) -> list[dict[str, np.ndarray]]:
-    """Means, shares of cells with counts, and means per 10,000 counts, of both sides of every pair."""
+def count_statistics(
+    counts: sp.csr_matrix, comparisons: Comparisons, measured: np.ndarray
+) -> list[dict[str, np.ndarray]]:
+    """Means, shares of cells with counts, and means per 10,000 counts, of both sides of every pair.
+
+    They are NaN for genes that were not ``measured`` (G,).
+    """
     factor = TARGET_SUM / np.asarray(counts.sum(1, dtype=np.float64)).ravel()
     sums = []
     for cells in comparisons.sets:
@@ -26,7 +31,7 @@ def count_statistics(counts: sp.csr_matrix, comparisons: Comparisons) -> list[di
         scaled = block.copy()
         scaled.data = scaled.data * np.repeat(factor[cells], np.diff(block.indptr))
         present = np.bincount(block.indices[block.data > 0], minlength=block.shape[1])
-        sums.append(np.stack([_sum(block), present, _sum(scaled)]))
+        sums.append(np.where(measured, np.stack([_sum(block), present, _sum(scaled)]), np.nan))
 
     def means(side: tuple[int, ...]) -> np.ndarray:
         return sum(sums[i] for i in side) / sum(len(comparisons.sets[i]) for i in side)
@@ -43,6 +48,7 @@ def count_statistics(counts: sp.csr_matrix, comparisons: Comparisons) -> list[di
 
 def frame(
     genes: tuple[str, ...],
+    measured: np.ndarray,
     statistics: dict[str, Any],
     counts: dict[str, np.ndarray],
     *,
@@ -50,12 +56,13 @@ def frame(
     reference: str,
     fdr_target: float,
 ) -> pd.DataFrame:
-    """The full table of one comparison, a row per gene, the most probable first."""
+    """The full table of one comparison, a row per gene that was ``measured`` (G,), the most probable first."""
     up = statistics.pop("proba_up", None)
-    table = pd.DataFrame({**statistics, **counts}, index=pd.Index(genes, name="gene"))
+    table = pd.DataFrame({**statistics, **counts}, index=pd.Index(genes, name="gene"))[measured]
     if up is not None:
-        table[f"is_de_fdr_{fdr_target:g}"] = false_discovery_rate(statistics["proba_de"]) <= fdr_target
-        table["proba_up"] = up
+        rate = false_discovery_rate(table["proba_de"].to_numpy())
+        table[f"is_de_fdr_{fdr_target:g}"] = rate <= fdr_target
+        table["proba_up"] = up[measured]
     against = "Rest" if reference == "rest" else reference
     table["comparison"], table["group1"], table["group2"] = f"{group} vs {against}", group, against
     return table.sort_values("bayes_factor" if up is None else "proba_de", ascending=False, kind="stable")

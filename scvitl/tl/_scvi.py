@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Literal
 from .. import store
 from .._keys import keys
 from .._logging import logg
-from ._fit import check_copy, fit, write
+from ._fit import check_copy, fit, prepare, write
+from ._options import grouped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,62 +174,19 @@ def scvi(  # noqa: PLR0913
     (600, 10)
     >>> sc.pp.neighbors(adata, use_rep="X_scvi")
     """
+    arguments = dict(locals())
     check_copy(adata, copy)
     names = keys("scvi", key_added)
     start = logg.info("fitting scVI")
-    model, latent = fit(
-        adata,
-        "scVI",
-        names,
-        columns={
-            "batch_key": batch_key,
-            "labels_key": labels_key,
-            "layer": layer,
-            "size_factor_key": size_factor_key,
-            "categorical_covariate_keys": categorical_covariate_keys,
-            "continuous_covariate_keys": continuous_covariate_keys,
-        },
-        architecture={
-            "n_hidden": n_hidden,
-            "n_latent": n_latent,
-            "n_layers": n_layers,
-            "dropout_rate": dropout_rate,
-            "dispersion": dispersion,
-            "gene_likelihood": gene_likelihood,
-            "latent_distribution": latent_distribution,
-            "log_variational": log_variational,
-            "encode_covariates": encode_covariates,
-            "deeply_inject_covariates": deeply_inject_covariates,
-            "batch_representation": batch_representation,
-            "embedding_dim": embedding_dim,
-            "use_batch_norm": use_batch_norm,
-            "use_layer_norm": use_layer_norm,
-            "use_observed_lib_size": use_observed_lib_size,
-            "var_activation": var_activation,
-        },
-        training={
-            "plan": plan,
-            "max_epochs": max_epochs,
-            "batch_size": batch_size,
-            "train_size": train_size,
-            "learning_rate": learning_rate,
-            "weight_decay": weight_decay,
-            "n_epochs_kl_warmup": n_epochs_kl_warmup,
-            "early_stopping": early_stopping,
-            "early_stopping_patience": early_stopping_patience,
-            "device": device,
-            "random_state": random_state,
-            "progress": progress,
-        },
-    )
+    setting = prepare(adata, "scVI", names, **grouped("scVI", arguments))
+    fitted = fit(adata, setting)
     adata = adata.copy() if copy else adata
-    write(adata, {"obsm": {names.latent: latent}, "uns": {names.model: store.to_uns(model)}})
+    write(adata, {"obsm": {names.latent: fitted.latent}, "uns": {names.model: store.to_uns(fitted.model)}})
     logg.info(
         "    finished",
         time=start,
         deep=(
-            "added\n"
-            f"    {names.latent!r}, latent space (adata.obsm)\n"
+            f"added\n    {names.latent!r}, latent space (adata.obsm)\n"
             f"    {names.model!r}, fitted model (adata.uns)"
         ),
     )

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PLANS = ("fast", "reference")
 VERY_SMALL, SMALL = 2000, 5000  # cells
+TRAIN_SIZE = 0.9
+MAPPING_STEPS = 250  # minibatches
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Plan:
     restore_best: bool
     early_stopping: bool
     early_stopping_patience: int  # epochs without a better held-out loss before stopping
+
+    @property
+    def labelled_batch_size(self) -> int:
+        """Labelled cells that come with a minibatch; few in the fast plan, which would learn them by heart."""
+        return max(2, self.batch_size // 4) if self.one_cycle else self.batch_size
 
     def n_minibatches(self, n_cells: int) -> int:
         """Minibatches of an epoch over ``n_cells`` cells."""
@@ -71,7 +78,7 @@ def resolve(
         return default if value is None else value
 
     fast = name == "fast"
-    epochs = given(max_epochs, fast_epochs(n_cells) if fast else reference_epochs(n_cells))
+    epochs = given(max_epochs, default_epochs(name, n_cells))
     return Plan(
         name=name,
         max_epochs=epochs,
@@ -88,6 +95,11 @@ def resolve(
     )
 
 
+def default_epochs(name: str, n_cells: int) -> int:
+    """Epochs of a plan."""
+    return fast_epochs(n_cells) if name == "fast" else reference_epochs(n_cells)
+
+
 def reference_epochs(n_cells: int) -> int:
     """400 epochs up to 20,000 cells, then in inverse proportion."""
     return max(1, min(round(20000 / n_cells * 400), 400))
@@ -96,6 +108,16 @@ def reference_epochs(n_cells: int) -> int:
 def fast_epochs(n_cells: int) -> int:
     """A quarter of the reference or less; small data, where learning by heart comes soon, get fewer epochs."""
     return 60 if n_cells < SMALL else max(8, reference_epochs(n_cells) // 4)
+
+
+def supervised_epochs(name: str, n_cells: int, *, pretrained: bool) -> int:
+    """Epochs with labels, which lead the way: fewer than without, and fewer still from a trained scVI."""
+    epochs = default_epochs(name, n_cells)
+    if pretrained:
+        return min(10, max(2, round(epochs / 3)))
+    if name != "fast":
+        return epochs
+    return 40 if n_cells < SMALL else max(8, epochs // 4)
 
 
 def fast_kl_weight(n_cells: int) -> float:
@@ -116,7 +138,7 @@ def split(
     The held-out cells come first in the permutation. Without a ``train_size``, 0.9 is taken, and one or two cells
     that would make a minibatch of their own are held out too.
     """
-    n_train = int(np.ceil((0.9 if train_size is None else train_size) * n_cells))
+    n_train = int(np.ceil((TRAIN_SIZE if train_size is None else train_size) * n_cells))
     n_held_out = n_cells - n_train
     if n_train < 2:
         msg = f"train_size={train_size} leaves {n_train} of {n_cells} cells to train on; at least two are needed."
@@ -127,3 +149,38 @@ def split(
         n_held_out += moved
     order = torch.from_numpy(order)
     return order[n_held_out:], order[:n_held_out]
+
+
+def split_by_label(labels: Tensor, train_size: float | None, random_state: int) -> tuple[Tensor, Tensor]:
+    """The same with the cells of every code in ``labels`` (n,) split alone, so that rare labels are trained on."""
+    order = torch.from_numpy(np.random.RandomState(random_state).permutation(len(labels)))
+    train, held_out = [], []
+    for code in labels.unique():
+        cells = order[labels[order] == code]
+        n_train = int(np.ceil((TRAIN_SIZE if train_size is None else train_size) * len(cells)))
+        train.append(cells[len(cells) - n_train :])
+        held_out.append(cells[: len(cells) - n_train])
+    return torch.cat(train), torch.cat(held_out)
+
+
+def mapping(n_cells: int, *, max_epochs: int | None, max_kl_weight: float, gently: bool) -> Plan:
+    """For the few weights that new categories bring to a trained model, by its own objective.
+
+    Where the encoder learns along, it has to do so ``gently``: later on, cells move away from the reference.
+    """
+    batch_size = fast_batch_size(n_cells)
+    epochs = int(np.ceil(MAPPING_STEPS / len(bounds(n_cells, batch_size))))
+    return Plan(
+        name="mapping",
+        max_epochs=epochs if max_epochs is None else max_epochs,
+        batch_size=batch_size,
+        learning_rate=5e-3 if gently else 3e-2,
+        weight_decay=0.0,
+        n_epochs_kl_warmup=0,
+        max_kl_weight=max_kl_weight,
+        eps=1e-8,
+        one_cycle=True,
+        restore_best=True,
+        early_stopping=False,
+        early_stopping_patience=0,
+    )

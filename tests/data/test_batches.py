@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 
 from scvitl.data import learn
-from scvitl.data.batches import CellData, bounds, minibatches
+from scvitl.data.batches import CellData, WithLabelled, bounds, minibatches, singles
 
 
 def test_gather(toy):
@@ -68,3 +70,78 @@ def test_minibatches_cover_every_cell_once():
     assert sorted(torch.cat(parts).tolist()) == index.tolist()
     assert torch.cat(parts).tolist() != index.tolist()
     assert torch.cat(list(minibatches(index, 8))).tolist() == index.tolist()
+
+
+def tuples(n_samples_per_label=None, n_cells=60, batch_size=16, labelled=None, epochs=1, labels=None):
+    """Minibatches of several epochs over every second of the cells, most of which lack labels."""
+    if labels is None:
+        labels = torch.full((n_cells,), 3)
+        labels[:24] = torch.arange(24) // 2 % 3
+    make = WithLabelled(labels, 3, labelled or batch_size, n_samples_per_label)
+    index, generator = torch.arange(0, n_cells, 2), torch.Generator().manual_seed(0)
+    return labels, index, [make(index, batch_size, generator) for _ in range(epochs)]
+
+
+def test_singles():
+    index = torch.arange(5, 38)
+    parts = singles(index, 8, torch.Generator().manual_seed(0))
+    assert all(len(part) == 1 for part in parts)
+    expected = minibatches(index, 8, torch.Generator().manual_seed(0))
+    assert [part.tolist() for (part,) in parts] == [part.tolist() for part in expected]
+
+
+def test_every_minibatch_comes_with_labelled_cells():
+    """All cells once; the labelled ones of the same cells as often as needed."""
+    labels, index, (epoch,) = tuples(batch_size=4)
+    first, second = (torch.cat(parts) for parts in zip(*epoch, strict=True))
+    assert sorted(first.tolist()) == index.tolist()
+    known = {i for i in index.tolist() if labels[i] < 3}
+    assert len(known) == 12
+    assert set(second.tolist()) == known
+    assert [len(part) for _, part in epoch] == [4] * 8
+    # Twelve cells are three minibatches, which come again in the same order.
+    assert torch.equal(second[:12], second[12:24])
+    assert len(set(second[:12].tolist())) == 12
+
+
+def test_labelled_cells_of_a_minibatch_may_be_fewer():
+    labels, index, (epoch,) = tuples(batch_size=10, labelled=4)
+    assert [(len(first), len(second)) for first, second in epoch] == [(10, 4)] * 3
+    assert {i for _, part in epoch for i in part.tolist()} == {i for i in index.tolist() if labels[i] < 3}
+
+
+def test_few_labelled_cells_come_in_every_minibatch():
+    labels = torch.full((60,), 3)
+    labels[[0, 2]], labels[[4, 6]] = 0, 1
+    _, _, (epoch,) = tuples(labels=labels)
+    assert [sorted(part.tolist()) for _, part in epoch] == [[0, 2, 4, 6]] * 2
+
+
+def test_no_labelled_minibatch_of_one():
+    """Batch norm has no variance of a single cell."""
+    labels = torch.full((60,), 3)
+    labels[[0, 2, 4, 6, 8]] = torch.tensor([0, 1, 2, 0, 1])
+    _, _, (epoch,) = tuples(labels=labels, batch_size=4)
+    assert {len(part) for _, part in epoch} == {5}
+
+
+def test_as_many_cells_of_every_label():
+    labels, _, epochs = tuples(n_samples_per_label=2, epochs=8)
+    drawn = [torch.cat([part for _, part in epoch]) for epoch in epochs]
+    for cells in drawn:
+        assert torch.bincount(labels[cells.unique()], minlength=3).tolist() == [2, 2, 2]
+    assert len({tuple(sorted(set(cells.tolist()))) for cells in drawn}) > 1, "drawn anew in every epoch"
+    # 4 cells of each label, of which half are drawn: after 8 epochs, a cell was left out with a probability of 0.4 %.
+    assert len(torch.cat(drawn).unique()) == 12
+
+
+def test_labels_with_fewer_cells_than_asked_for():
+    labels, _, (epoch,) = tuples(n_samples_per_label=100)
+    assert torch.bincount(labels[torch.cat([part for _, part in epoch]).unique()]).tolist() == [4, 4, 4]
+
+
+def test_minibatches_with_labels_follow_the_generator():
+    first, again = (tuples(n_samples_per_label=3, epochs=2)[2] for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        for a, b in zip(chain(*one), chain(*other), strict=True):
+            assert torch.equal(a, b)

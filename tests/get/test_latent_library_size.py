@@ -39,7 +39,7 @@ def test_a_size_factor_is_returned_as_it_is(toy):
 
 
 def test_inferred_it_is_the_mean_of_a_log_normal(toy):
-    scvitl.tl.scvi(toy, batch_key="batch", use_observed_lib_size=False, **SMALL)
+    scvitl.tl.scvi(toy, batch_key="batch", use_observed_lib_size=False, **SMALL | {"max_epochs": 40})
     mean = get.latent_library_size(toy)
     assert mean.shape == (120, 1)
     model = get.model(toy)

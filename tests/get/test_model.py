@@ -17,10 +17,10 @@ def test_repr_is_a_summary(fitted):
     text = repr(scvitl.get.model(fitted))
     for line in (
         "scVI model of 200 cells × 40 genes",
-        "latent space   4 dimensions (normal)",
-        "counts         zinb, dispersion by gene, from X",
-        "batches        2 in obs['batch']: batch_0, batch_1",
-        "training       fast plan, 4 epochs in",
+        "latent space    4 dimensions (normal)",
+        "counts          zinb, dispersion by gene, from X",
+        "batches         2 in obs['batch']: batch_0, batch_1",
+        "training        fast plan, 4 epochs in",
         "held-out loss",
     ):
         assert line in text

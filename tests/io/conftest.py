@@ -11,6 +11,16 @@ import scvitl
 
 # Back from our names to those of scvi-tools.
 NAMES = (
+    (r"^decoder\.heads\.scale\.linear\.", "decoder.factor_regressor.fc_layers.Layer 0.0."),
+    (r"^decoder\.heads\.scale\.batch_norm\.", "decoder.factor_regressor.fc_layers.Layer 0.1."),
+    (r"^decoder\.heads\.dropout\.linear\.", "decoder.px_dropout_decoder.fc_layers.Layer 0.0."),
+    (r"^decoder\.heads\.dropout\.batch_norm\.", "decoder.px_dropout_decoder.fc_layers.Layer 0.1."),
+    (r"^classifier\.hidden\.layers\.(\d+)\.linear\.", r"classifier.classifier.0.fc_layers.Layer \1.0."),
+    (r"^classifier\.hidden\.layers\.(\d+)\.batch_norm\.", r"classifier.classifier.0.fc_layers.Layer \1.1."),
+    (r"^u_decoder\.hidden\.layers\.(\d+)\.linear\.", r"decoder_z1_z2.decoder.fc_layers.Layer \1.0."),
+    (r"^u_decoder\.hidden\.layers\.(\d+)\.batch_norm\.", r"decoder_z1_z2.decoder.fc_layers.Layer \1.1."),
+    (r"^u_decoder\.mean\.", "decoder_z1_z2.mean_decoder."),
+    (r"^u_decoder\.variance\.", "decoder_z1_z2.var_decoder."),
     (r"^(._)encoder\.hidden\.layers\.(\d+)\.linear\.", r"\1encoder.encoder.fc_layers.Layer \2.0."),
     (r"^(._)encoder\.hidden\.layers\.(\d+)\.batch_norm\.", r"\1encoder.encoder.fc_layers.Layer \2.1."),
     (r"^decoder\.hidden\.layers\.(\d+)\.linear\.", r"decoder.px_decoder.fc_layers.Layer \1.0."),
@@ -21,7 +31,9 @@ NAMES = (
     (r"^decoder\.heads\.dispersion\.", "decoder.px_r_decoder."),
     (r"^decoder\.heads\.dropout\.", "decoder.px_dropout_decoder."),
     (r"^embedding\.", "_embeddings_dict.batch."),
+    (r"^u_encoder\.", "encoder_z2_z1."),
 )
+CLASSES = {"scVI": "SCVI", "LDVAE": "LinearSCVI", "scANVI": "SCANVI"}
 SIGNATURE = {
     "n_hidden",
     "n_latent",
@@ -39,6 +51,7 @@ OTHERS = {
     "batch_representation",
     "use_batch_norm",
     "use_layer_norm",
+    "bias",
 }
 
 
@@ -61,6 +74,9 @@ class Content(dict):
             "use_cuda": True,
             "model_kwargs": attributes["init_params_"]["kwargs"]["kwargs"],
         }
+        unlabeled = fields["labels"]["state_registry"].get("unlabeled_category")
+        if unlabeled is not None:
+            attributes["unlabeled_category_"] = unlabeled
         attributes["scvi_setup_dict_"] = setup = {
             "scvi_version": registry["scvi_version"],
             "categorical_mappings": {
@@ -87,8 +103,13 @@ class Content(dict):
         return folder
 
 
-def column(key, name, categories):
-    state = {"categorical_mapping": np.array(categories, object), "original_key": key or f"_scvi_{name}"}
+def column(name, entry):
+    categories = entry.categories if entry else [0]
+    state = {"original_key": entry.key if entry else f"_scvi_{name}"}
+    if hasattr(entry, "unlabeled"):
+        categories = [*categories, entry.unlabeled]
+        state["unlabeled_category"] = entry.unlabeled
+    state["categorical_mapping"] = np.array(categories, object)
     return {"data_registry": {"attr_name": "obs", "attr_key": f"_scvi_{name}"}, "state_registry": state}
 
 
@@ -100,7 +121,10 @@ def tensors(module):
         for pattern, replacement in NAMES:
             name = re.sub(pattern, replacement, name)
         state[name] = tensor
-    for name in ("px_r_decoder", "px_dropout_decoder"):
+    if hasattr(module, "classifier"):
+        types = "classifier.classifier.0." if module.classifier.hidden is None else "classifier.classifier.1."
+        state = {name.replace("classifier.types.", types): tensor for name, tensor in state.items()}
+    for name in () if hasattr(module, "loadings") else ("px_r_decoder", "px_dropout_decoder"):
         state.setdefault(f"decoder.{name}.weight", torch.randn(3, 3))
         state.setdefault(f"decoder.{name}.bias", torch.randn(3))
     for name in ("encoder.fc_layers.Layer 0.0", "mean_encoder", "var_encoder"):
@@ -117,11 +141,10 @@ def as_scvi_tools():
         p, schema = model.params, model.schema
         n = {"n_cells": adata.n_obs, "n_vars": adata.n_vars}
         where = {"attr_name": "layers", "attr_key": schema.layer} if schema.layer else {"attr_name": "X"}
-        batch, labels = schema.batch, schema.labels
         fields = {
             "X": {"data_registry": {"attr_key": None, **where}, "summary_stats": n},
-            "batch": column(batch and batch.key, "batch", batch.categories if batch else [0]),
-            "labels": column(labels and labels.key, "labels", labels.categories if labels else [0]),
+            "batch": column("batch", schema.batch),
+            "labels": column("labels", schema.labels),
         }
         if schema.size_factor:
             fields["size_factor"] = {"data_registry": {"attr_name": "obs", "attr_key": schema.size_factor}}
@@ -132,10 +155,13 @@ def as_scvi_tools():
                     "field_keys": [c.key for c in schema.categorical],
                 }
             }
-        others = {name: p[name] for name in OTHERS}
-        if p["batch_representation"] == "embedding":
+        others = {name: p[name] for name in OTHERS & p.keys()}
+        if p.get("batch_representation") == "embedding":
             others["batch_embedding_kwargs"] = {"embedding_dim": p["embedding_dim"]}
-        if p["var_activation"] != "exp":
+        if p["model"] == "scANVI":
+            parts = {name: p[f"classifier_{name}"] for name in ("n_layers", "n_hidden", "dropout_rate")}
+            others |= {"classifier_parameters": parts, "y_prior": torch.tensor(p.get("y_prior", 1.0))}
+        if p.get("var_activation", "exp") != "exp":
             others["var_activation"] = getattr(torch.nn.functional, p["var_activation"])
         return Content(
             model_state_dict=tensors(model.module),
@@ -143,10 +169,14 @@ def as_scvi_tools():
             attr_dict={
                 "is_trained_": True,
                 "init_params_": {
-                    "non_kwargs": {name: p[name] for name in SIGNATURE},
+                    "non_kwargs": {name: p[name] for name in SIGNATURE & p.keys()},
                     "kwargs": {"kwargs": others},
                 },
-                "registry_": {"scvi_version": "1.3.0", "model_name": "SCVI", "field_registries": fields},
+                "registry_": {
+                    "scvi_version": "1.3.0",
+                    "model_name": CLASSES[p["model"]],
+                    "field_registries": fields,
+                },
                 "history_": None,
                 "train_indices_": np.arange(adata.n_obs),
             },

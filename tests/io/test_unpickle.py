@@ -106,6 +106,26 @@ def test_functions_of_pandas_are_not_called(tmp_path):
     assert not marker.exists()
 
 
+def test_a_pickle_in_a_pickle_is_not_read(fitted, saved, tmp_path):
+    """As tensors among the attributes of old files have it."""
+    inside = pickle.dumps(Call(os.system, f"touch {tmp_path / 'marker'}"))
+    arguments = saved["attr_dict"]["init_params_"]["kwargs"]["kwargs"]
+    arguments["n_latent"] = Call(torch.storage._load_from_bytes, inside)
+    folder = saved.save_old(tmp_path / "m")
+    read_scvi_tools(folder, fitted)
+    storage = Call(torch.storage._load_from_bytes, inside)
+    arguments["n_latent"] = Call(torch._utils._rebuild_tensor_v2, storage, 0, (1,), (1,), False, {})
+    read_scvi_tools(saved.save_old(tmp_path / "m"), fitted)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_activations_are_not_made(tmp_path):
+    name = "torch.nn.modules.activation"
+    assert unpickle(named(name, "Threshold", "x"), HERE).name == f"{name}.Threshold"
+    with pytest.raises(ValueError, match="nothing was executed"):
+        unpickle(named(name, "torch.load", str(tmp_path)), HERE)
+
+
 def test_what_a_pickle_does_to_a_name_ends_with_it():
     # Sets an attribute of the class itself, by giving a state to it.
     name = text("numpy") + text("ndarray") + pickle.STACK_GLOBAL

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
@@ -11,7 +13,98 @@ import pandas as pd
 import pytest
 import torch
 
-from scvitl.models import records
+import scvitl
+from scvitl.models import records, scanvae
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BATCH = {"batch_key": "batch"}
+CATEGORICAL = {"categorical_covariate_keys": ["donor", "day"]}
+CONTINUOUS = {"continuous_covariate_keys": ["age", "stress"]}
+COVARIATES = BATCH | CATEGORICAL | CONTINUOUS
+DEEP = {"n_layers": 2}
+EMBEDDING = {"batch_representation": "embedding"}
+# Not the last of the categories, so that scvi-tools moves it there.
+LABELS = BATCH | {"labels_key": "label", "unlabeled_category": "x"}
+# Columns and arguments, by class: what scvi-tools itself can run.
+CONFIGURATIONS = {
+    "SCVI": {
+        "defaults": (BATCH, {}),
+        "no columns": ({}, {}),
+        "nb": (BATCH, {"gene_likelihood": "nb", "dispersion": "gene-batch"}),
+        "poisson": (BATCH, {"gene_likelihood": "poisson"}),
+        "normal": (BATCH, {"gene_likelihood": "normal", "log_variational": False}),
+        "labels": (BATCH | {"labels_key": "label"}, {"dispersion": "gene-label"}),
+        "gene-cell": (BATCH, {"dispersion": "gene-cell", **DEEP}),
+        "nb gene-cell": ({}, {"dispersion": "gene-cell", "gene_likelihood": "nb"}),
+        "ln": (BATCH, {"latent_distribution": "ln"}),
+        "covariates": (COVARIATES, DEEP),
+        "encoded covariates": (COVARIATES, {"encode_covariates": True, **DEEP}),
+        "shallow covariates": (
+            COVARIATES,
+            {"encode_covariates": True, "deeply_inject_covariates": False, **DEEP},
+        ),
+        "embedding": (COVARIATES, {"encode_covariates": True, **EMBEDDING}),
+        "wide embedding": (
+            BATCH,
+            {"batch_embedding_kwargs": {"embedding_dim": 7}, "dispersion": "gene-batch", **EMBEDDING},
+        ),
+        "size factors": (COVARIATES | {"size_factor_key": "size"}, {"gene_likelihood": "nb"}),
+        "latent library": (BATCH, {"use_observed_lib_size": False}),
+        "latent library, encoded covariates": (
+            COVARIATES,
+            {"use_observed_lib_size": False, "encode_covariates": True, **DEEP},
+        ),
+        "layer norm": (BATCH, {"use_layer_norm": "both", "use_batch_norm": "none", **DEEP}),
+        "both norms": (BATCH, {"use_layer_norm": "decoder", "use_batch_norm": "both"}),
+        "softplus": (BATCH, {"var_activation": torch.nn.functional.softplus}),
+    },
+    "LinearSCVI": {
+        "defaults": (BATCH, {}),
+        "no columns": ({}, {}),
+        "labels": (BATCH | {"labels_key": "label"}, {"dispersion": "gene-batch"}),
+        "zinb": (BATCH, {"gene_likelihood": "zinb", **DEEP}),
+        "poisson": (BATCH, {"gene_likelihood": "poisson", "use_batch_norm": False}),
+        "normal": ({}, {"gene_likelihood": "normal", "log_variational": False, "dropout_rate": 0.0}),
+        "no batch norm": (BATCH, {"use_batch_norm": False, "gene_likelihood": "zinb"}),
+        "bias": (BATCH, {"bias": True, "use_observed_lib_size": True, "gene_likelihood": "zinb"}),
+        "bias alone": ({}, {"bias": True, "use_batch_norm": False}),
+        "ln": (BATCH, {"latent_distribution": "ln", "use_observed_lib_size": True}),
+        "options of no effect": (
+            BATCH,
+            {"use_layer_norm": "both", "extra_encoder_kwargs": {"var_eps": 1e-2}},
+        ),
+    },
+    "SCANVI": {
+        "defaults": (LABELS, {}),
+        "one batch": ({"labels_key": "label", "unlabeled_category": "x"}, {}),
+        "all labelled": (LABELS | {"unlabeled_category": "Unknown"}, {}),
+        "last unlabelled": (LABELS | {"unlabeled_category": "z"}, {"gene_likelihood": "poisson"}),
+        "linear classifier": (LABELS, {"linear_classifier": True, **DEEP}),
+        "deep classifier": (
+            LABELS,
+            {"classifier_parameters": {"n_layers": 3, "n_hidden": 6, "dropout_rate": 0.3}},
+        ),
+        "probabilities": (
+            LABELS,
+            {"classifier_parameters": {"logits": False, "n_layers": 0, "activation_fn": torch.nn.ReLU}},
+        ),
+        "nb gene-batch": (LABELS, {"gene_likelihood": "nb", "dispersion": "gene-batch"}),
+        "gene-cell": (LABELS, {"dispersion": "gene-cell", **DEEP}),
+        "normal": (LABELS, {"gene_likelihood": "normal", "log_variational": False}),
+        "covariates": (LABELS | CATEGORICAL | CONTINUOUS, DEEP),
+        "encoded covariates": (LABELS | CATEGORICAL | CONTINUOUS, {"encode_covariates": True, **DEEP}),
+        "embedding": (LABELS | CATEGORICAL, {"batch_embedding_kwargs": {"embedding_dim": 7}, **EMBEDDING}),
+        "size factors": (LABELS | {"size_factor_key": "size"}, {"gene_likelihood": "nb"}),
+        "latent library": (LABELS | CATEGORICAL, {"use_observed_lib_size": False}),
+        "layer norm": (LABELS, {"use_layer_norm": "both", "use_batch_norm": "none", **DEEP}),
+        "norms apart": (LABELS, {"use_layer_norm": "encoder", "use_batch_norm": "decoder"}),
+        "prior of the labels": (LABELS, {"y_prior": torch.tensor([[0.2, 0.5, 0.3]])}),
+        "unused groups": (LABELS, {"y_prior": torch.tensor([2.0, 3.0, 1.0]), "labels_groups": [0, 1, 0]}),
+    },
+}
+KEYS = {"SCVI": "scvi", "LinearSCVI": "ldvae", "SCANVI": "scanvi"}
 
 
 @pytest.fixture(scope="session")
@@ -48,13 +141,14 @@ def cells(n_cells=60, n_genes=30):
     )
 
 
-def make(scvi, adata, columns, arguments, seed=3):
+def make(scvi, adata, columns, arguments, seed=3, name="SCVI"):
     """A model of scvi-tools with the initial weights of a seed."""
+    model = getattr(scvi.model, name)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
-        scvi.model.SCVI.setup_anndata(adata, **columns)
+        model.setup_anndata(adata, **columns)
         torch.manual_seed(seed)
-        return scvi.model.SCVI(adata, n_hidden=16, n_latent=5, **arguments)
+        return model(adata, n_hidden=16, n_latent=5, **arguments)
 
 
 def shake(module):
@@ -62,23 +156,91 @@ def shake(module):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
-            if tensor.is_floating_point() and not name.startswith("library_log"):
+            if tensor.is_floating_point() and not name.startswith(("library_log", "y_prior")):
                 noise = torch.rand(tensor.shape, generator=generator)
                 tensor.mul_(0.5 + noise) if name.endswith("running_var") else tensor.add_(0.4 * (noise - 0.5))
+
+
+def save(model, folder, trained=True):
+    """Save a model, as if it had been trained unless told otherwise."""
+    if trained:
+        model.module.eval()
+        model.is_trained_ = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save(folder, overwrite=True)
+
+
+def agree(ours, theirs, rtol=1e-5, atol=None):
+    """Equal up to the rounding of single precision, as sums of some dozens of terms have it."""
+    ours, theirs = (np.asarray(value, np.float64) for value in (ours, theirs))
+    assert ours.shape == theirs.shape
+    scale = np.abs(theirs).max()
+    assert np.isfinite(scale)
+    atol = rtol * min(scale, 1e-3) if atol is None else atol
+    np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol)
 
 
 @pytest.fixture(scope="session")
 def tools():
     """The functions above, for the tests."""
-    return SimpleNamespace(cells=cells, make=make, shake=shake)
+    return SimpleNamespace(cells=cells, make=make, shake=shake, save=save, agree=agree, keys=KEYS)
+
+
+@dataclass
+class Pair:
+    """A model of scvi-tools, and the cells with the same model read by us."""
+
+    theirs: Any
+    adata: Any
+    key: str
+    initial: dict[str, np.ndarray]
+    folder: Path
+
+    @property
+    def model(self):
+        return scvitl.get.model(self.adata, key=self.key)
+
+    def cells(self):
+        """All cells as our model sees them."""
+        return scvitl.store.load(self.adata, self.model, key=self.key).gather(torch.arange(self.adata.n_obs))
+
+
+def pytest_configure(config):
+    """Announce the mark below."""
+    config.addinivalue_line("markers", "classes(*names): run with models of these classes of scvi-tools")
+
+
+def pytest_generate_tests(metafunc):
+    """Run what takes a pair for every configuration, or for those of the classes that a mark names."""
+    if "pair" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("classes")
+        names = mark.args if mark else CONFIGURATIONS
+        configurations = [(name, label) for name in names for label in CONFIGURATIONS[name]]
+        metafunc.parametrize("pair", configurations, ids=" ".join, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def pair(request, scvi, tmp_path_factory):
+    """A model with arbitrary weights that scvi-tools saved and we read."""
+    name, label = request.param
+    adata = cells()
+    theirs = make(scvi, adata.copy(), *CONFIGURATIONS[name][label], name=name)
+    initial = {name: tensor.numpy().copy() for name, tensor in theirs.module.state_dict().items()}
+    shake(theirs.module)
+    folder = tmp_path_factory.mktemp("model")
+    save(theirs, folder)
+    scvitl.io.read_scvi_tools(folder, adata)
+    return Pair(theirs, adata, KEYS[name], initial, folder)
 
 
 @pytest.fixture
 def means(monkeypatch):
     """Both sides take the posterior mean where they would draw."""
     monkeypatch.setattr(torch.distributions.Normal, "rsample", lambda self, shape=(): self.loc)
-    monkeypatch.setattr(
-        records,
-        "sample_normal",
-        lambda mean, variance, n, generator: mean if n is None else mean.expand(n, *mean.shape),
-    )
+    for module in (records, scanvae):
+        monkeypatch.setattr(
+            module,
+            "sample_normal",
+            lambda mean, variance, n, generator: mean if n is None else mean.expand(n, *mean.shape),
+        )

@@ -42,3 +42,24 @@ def test_latent_space_and_expression(scvi, real_data, tmp_path, cells, name):
     )
     elbo = scvitl.get.elbo(cells, return_mean=False)
     np.testing.assert_allclose(elbo, np.ravel(theirs.get_elbo(return_mean=False)), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("means")
+def test_labels(scvi, real_data, tools):
+    """Saved when classifiers had a softmax of their own: the same weights give the same probabilities."""
+    folder = real_data / "models" / "scanvi_1.0.3"
+    adata = ad.read_h5ad(folder / "adata.h5ad")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = scvi.model.SCANVI.load(folder, adata.copy(), accelerator="cpu")
+    assert not theirs.module.classifier.logits
+    scvitl.io.read_scvi_tools(folder, adata)
+    expected = theirs.predict(soft=True)
+    tools.agree(adata.obsm["scanvi_proba"], expected)
+    assert adata.obsm["scanvi_proba"].columns.tolist() == expected.columns.tolist() == ["label_2", "label_1"]
+    assert (adata.obs["scanvi"] == theirs.predict()).all()
+    assert adata.obs["scanvi"].nunique() == 2
+    tools.agree(adata.obsm["X_scanvi"], theirs.get_latent_representation(), atol=1e-6)
+    elbo = scvitl.get.elbo(adata, key="scanvi", return_mean=False)
+    tools.agree(elbo, np.ravel(theirs.get_elbo(return_mean=False)))
+    assert scvitl.get.history(adata, key="scanvi")["accuracy_train"].between(0, 1).all()

@@ -372,3 +372,18 @@ def test_legal_names_are_those_of_the_models():
 
     assert CHOICES["var_activation"] == tuple(VARIANCE_ACTIVATIONS)
     assert CHOICES["plan"] == PLANS
+
+
+@pytest.mark.parametrize(("plan", "shift"), [("fast", True), ("reference", False)])
+def test_inferred_libraries_start_at_their_prior(toy, monkeypatch, plan, shift):
+    """The reference plan starts at the weights of scvi-tools; the fast one where the cells are."""
+    started = []
+    monkeypatch.setattr(
+        "scvitl.training.fit.evaluate", lambda model, data, held_out: started.append(model) or {}
+    )
+    options = {"use_observed_lib_size": False, "max_epochs": 1, "learning_rate": 1e-9, "plan": plan}
+    scvitl.tl.scvi(toy, n_hidden=8, n_latent=2, progress=False, **options)
+    at = float(started[0].l_encoder.mean.bias.detach())
+    prior = float(started[0].library_log_means.mean())
+    assert prior > 5
+    assert abs(at - prior * shift) < 1

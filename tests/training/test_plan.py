@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from scvitl.training.plan import reference_epochs, resolve, split
+from scvitl.training.plan import (
+    fast_epochs,
+    reference_epochs,
+    resolve,
+    split,
+    split_by_label,
+    supervised_epochs,
+)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +103,37 @@ def test_split_follows_the_seed_and_leaves_numpy_alone():
     assert split(50, 8, None, 1)[0].tolist() == split(50, 8, None, 1)[0].tolist()
     assert split(50, 8, None, 1)[0].tolist() != split(50, 8, None, 2)[0].tolist()
     assert np.array_equal(np.random.get_state()[1], state)
+
+
+def test_every_label_is_trained_on():
+    labels = torch.tensor([3] * 100 + [0] * 40 + [1] * 2 + [2] * 11)
+    train, held_out = split_by_label(labels, None, 0)
+    assert sorted(torch.cat([train, held_out]).tolist()) == list(range(len(labels)))
+    assert torch.bincount(labels[train]).tolist() == [36, 2, 10, 90]
+    assert torch.bincount(labels[held_out]).tolist() == [4, 0, 1, 10]
+
+
+@pytest.mark.parametrize(
+    ("train_size", "sizes"), [(0.5, [20, 1, 6]), (1.0, [40, 2, 11]), (0.01, [1, 1, 1]), (None, [36, 2, 10])]
+)
+def test_shares_of_every_label(train_size, sizes):
+    labels = torch.tensor([0] * 40 + [1] * 2 + [2] * 11)
+    assert torch.bincount(labels[split_by_label(labels, train_size, 0)[0]]).tolist() == sizes
+
+
+def test_split_by_label_follows_the_seed_and_leaves_numpy_alone():
+    labels, state = torch.arange(90) % 4, np.random.get_state()[1].copy()
+    first, again, other = (split_by_label(labels, None, seed)[1].tolist() for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert np.array_equal(np.random.get_state()[1], state)
+
+
+def test_epochs_with_labels():
+    """From a trained scVI, as in the reference; anew, the fast plan needs fewer than without labels."""
+    for n_cells, epochs in {500: 10, 20_000: 10, 500_000: 5, 10**7: 2}.items():
+        assert supervised_epochs("reference", n_cells, pretrained=True) == epochs
+    assert supervised_epochs("reference", 500, pretrained=False) == 400
+    for n_cells in (500, 9000, 100_000, 10**7):
+        trained, anew = (supervised_epochs("fast", n_cells, pretrained=p) for p in (True, False))
+        assert 2 <= trained <= anew <= fast_epochs(n_cells)
