@@ -102,7 +102,7 @@ def ours(
     start = time.perf_counter()
     if first:
         scvitl.tl.scvi(adata, **options)
-    scvitl.tl.scanvi(adata, "seen", **options)
+    scvitl.tl.scanvi(adata, "seen", scvi_key="scvi" if first else None, **options)
     return adata.obsm["scanvi_proba"], adata.obsm["X_scanvi"], time.perf_counter() - start
 
 

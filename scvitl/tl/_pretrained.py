@@ -17,15 +17,27 @@ if TYPE_CHECKING:
 
 
 def pretrained(adata: ad.AnnData, setting: Setting, scvi_key: str | None) -> store.FittedModel | None:
-    """The scVI in ``adata.uns[scvi_key]`` if it suits; with the reference plan, one trained now; else none."""
-    if scvi_key is not None and (scvi_key != "scvi" or store.is_model(adata.uns.get(scvi_key))):
-        model = store.from_uns(adata, scvi_key)
+    """The scVI in ``adata.uns[scvi_key]``; with the reference plan, the one in ``uns`` or one trained now; else none."""
+    fast = setting.training["plan"] == "fast"
+    found = "scvi" if store.is_model(adata.uns.get("scvi")) else None
+    key = scvi_key if scvi_key is not None else None if fast else found
+    if key is not None:
+        model = store.from_uns(adata, key)
         reason = _difference(model, setting)
         if reason is None:
-            logg.info(f"    starting from the scVI model in adata.uns[{scvi_key!r}]")
+            logg.info(f"    starting from the scVI model in adata.uns[{key!r}]")
             return model
-        logg.warning(f"the model in adata.uns[{scvi_key!r}] is not used to start from: {reason}")
-    if setting.training["plan"] == "fast" or setting.architecture["dispersion"] == "gene-label":
+        msg = f"the model in adata.uns[{key!r}] cannot be started from: {reason}"
+        if scvi_key is not None:
+            msg = f"{msg}. Fit scVI again with these columns and options, or leave out scvi_key."
+            raise ValueError(msg)
+        logg.warning(msg)
+    if fast or setting.architecture["dispersion"] == "gene-label":
+        if fast and found:
+            # What scVI has put together wrongly is hard to part again: see the documentation of the model.
+            logg.hint(
+                "labels are learned from the start, without adata.uns['scvi']; scvi_key='scvi' starts from it"
+            )
         return None
     logg.info("    training scVI first")
     training = {name: value for name, value in setting.training.items() if name != "n_samples_per_label"}

@@ -28,7 +28,7 @@ def scanvi(  # noqa: PLR0913
     size_factor_key: str | None = None,
     categorical_covariate_keys: Sequence[str] = (),
     continuous_covariate_keys: Sequence[str] = (),
-    scvi_key: str | None = "scvi",
+    scvi_key: str | None = None,
     n_hidden: int = 128,
     n_latent: int = 10,
     n_layers: int = 1,
@@ -96,7 +96,8 @@ def scanvi(  # noqa: PLR0913
     continuous_covariate_keys
         The same for columns of numbers, such as the share of mitochondrial counts. They are standardised.
     scvi_key
-        A scVI model in ``uns`` to start from, if it has the same data and options. `None` starts anew.
+        A scVI model in ``uns`` of the same data and options to start from. `None` learns labels from the start in the fast
+        plan, which does better; the reference plan then starts from ``uns["scvi"]`` if that suits.
     n_hidden
         Units of a hidden layer.
     n_latent

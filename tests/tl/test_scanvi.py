@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -252,7 +254,7 @@ def test_starts_from_scvi(partly, said, monkeypatch):
     scvitl.tl.scvi(partly, max_epochs=3, **columns)
     started = []
     monkeypatch.setattr("scvitl.training.fit.fit", catching(started))
-    fit(partly, batch_key="batch")
+    fit(partly, batch_key="batch", scvi_key="scvi")
     assert "starting from the scVI model in adata.uns['scvi']" in said()
     for name, weight in partly.uns["scvi"]["weights"].items():
         assert np.array_equal(started[0][name], weight), name
@@ -260,8 +262,9 @@ def test_starts_from_scvi(partly, said, monkeypatch):
     fit(partly, batch_key="batch", scvi_key="mine")
     assert "starting from the scVI model in adata.uns['mine']" in said()
     partly.uns["scvi"] = partly.uns["mine"]
-    fit(partly, batch_key="batch", scvi_key=None)
+    fit(partly, batch_key="batch")
     assert said().count("starting from") == 2
+    assert "learned from the start, without adata.uns['scvi']; scvi_key='scvi' starts from it" in said()
     assert not np.array_equal(started[2]["px_r"], partly.uns["scvi"]["weights"]["px_r"])
 
 
@@ -287,26 +290,30 @@ def catching(started):
         ({"continuous_covariate_keys": ["library"]}, {}, r"continuous is obs\['library'\] there and none here"),
     ],
 )  # fmt: skip
-def test_says_why_a_model_is_not_used_to_start_from(partly, said, columns, options, reason):
-    import re
-
+def test_says_why_a_model_cannot_be_started_from(partly, said, monkeypatch, columns, options, reason):
     scvitl.tl.scvi(partly, n_hidden=16, n_latent=4, max_epochs=1, progress=False, **columns)
-    fit(partly, max_epochs=1, **options)
-    assert re.search(rf"uns\['scvi'\] is not used to start from: {reason}", said())
+    reason = rf"uns\['scvi'\] cannot be started from: {reason}"
+    before = partly.copy()
+    with pytest.raises(ValueError, match=reason):
+        fit(partly, max_epochs=1, scvi_key="scvi", **options)
+    assert_unchanged(partly, before)
+    monkeypatch.setattr("scvitl.training.plan.reference_epochs", lambda n_cells: 1)
+    fit(partly, max_epochs=1, plan="reference", **options)
+    assert re.search(reason, said())
 
 
-def test_a_model_of_other_cells_or_genes_is_not_used(partly, said):
+def test_a_model_of_other_cells_or_genes_is_refused(partly):
     options = {"n_hidden": 16, "n_latent": 4, "max_epochs": 1, "progress": False}
     scvitl.tl.scvi(partly, continuous_covariate_keys=["library"], **options)
-    some = partly[:80].copy()
-    fit(some, continuous_covariate_keys=["library"], max_epochs=1)
-    assert "obs['library'] there and here, but what it holds differs" in said()
+    start = {"max_epochs": 1, "scvi_key": "scvi"}
+    with pytest.raises(ValueError, match=r"obs\['library'\] there and here, but what it holds differs"):
+        fit(partly[:80].copy(), continuous_covariate_keys=["library"], **start)
     genes = partly[:, :30].copy()
-    fit(genes, continuous_covariate_keys=["library"], max_epochs=1)
-    assert "its genes are not those of adata" in said()
-    partly.uns["scvi"] = genes.uns["scanvi"]
+    with pytest.raises(ValueError, match="its genes are not those of adata"):
+        fit(genes, continuous_covariate_keys=["library"], **start)
     fit(partly, max_epochs=1)
-    assert "it is a scANVI model" in said()
+    with pytest.raises(ValueError, match="it is a scANVI model"):
+        fit(partly, max_epochs=1, scvi_key="scanvi")
 
 
 def test_a_model_that_was_asked_for_must_be_there(partly):
