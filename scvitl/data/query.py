@@ -12,6 +12,7 @@ from .. import _checks
 from .._logging import logg
 from . import columns
 from .counts import locate
+from .labels import Labels
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -50,6 +51,9 @@ def needed(schema: Schema) -> dict[str, list[str]]:
     """Columns of ``obs`` that cells have to have, by the argument that named them at the fit."""
     return {
         "batch_key": [] if schema.batch is None else [schema.batch.key],
+        "labels_key": []
+        if schema.labels is None or isinstance(schema.labels, Labels)
+        else [schema.labels.key],
         "size_factor_key": [] if schema.size_factor is None else [schema.size_factor],
         "categorical_covariate_keys": [entry.key for entry in schema.categorical],
         "continuous_covariate_keys": [entry.key for entry in schema.continuous],

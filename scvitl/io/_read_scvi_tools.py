@@ -7,7 +7,7 @@ from .._keys import keys
 from .._logging import logg
 from ..tl._annotate import annotation
 from ..tl._fit import write
-from ..tl._options import check_place
+from ..tl._options import check_names, check_place
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -99,6 +99,8 @@ def read_scvi_tools(
     reader, model, cells = imported(read(path), adata)
     names = keys(reader.function, key_added)
     check_place(adata, names)
+    if reader.title == "scANVI":
+        check_names(model.schema, names)
     latent = posterior.latent(model.module, cells)
     slots = {"obsm": {}, "uns": {}}
     if reader.title == "LDVAE":

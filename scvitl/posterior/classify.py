@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 DRAWS = 25  # of the latent state of a cell, over which probabilities are averaged
 REPLICATES = 10  # of every cell that the temperature is fitted to
-MOST = 2000  # such cells; more make the temperature no surer, but fill the memory
+MOST = 2000  # such cells; more make the temperature no surer
+MOST_ENTRIES = 2**25  # cells × replicates × draws × labels, 128 MB
 SPREAD = 0.5  # of the logarithm of temperatures before any cell was seen: few cells leave it near 1
 
 
@@ -37,10 +38,7 @@ def label_probabilities(
     """Probability of every label in every cell, (n, L), averaged over draws of its latent state."""
     generator = noise(data, random_state)
     parts = []
-    # Many labels can take more room than the counts of few genes.
-    groups = 1 if model.classifier.groups is None else model.classifier.groups.out_features
-    size = BLOCK_ENTRIES // max(data.n_genes, DRAWS * model.n_labels * groups)
-    for _, posterior in stream(model, data, index=index, batch_size=batch_size or max(1, size)):
+    for _, posterior in stream(model, data, index=index, batch_size=batch_size or _block(model, data)):
         z, _ = posterior.draw(DRAWS, generator)
         parts.append(torch.softmax(model.classifier(z) / temperature, -1).mean(0))
     return torch.cat(parts).cpu().numpy()
@@ -55,16 +53,17 @@ def temperature(model: SCANVAE, data: CellData, index: Tensor, *, random_state: 
     """
     if len(index) == 0:
         return 1.0
-    index = index[:: -(-len(index) // MOST)]  # evenly, since cells may be in the order of their labels
+    most = max(1, min(MOST, MOST_ENTRIES // (REPLICATES * DRAWS * model.n_labels)))
+    index = index[:: -(-len(index) // most)]  # evenly, since cells may be in the order of their labels
     generator, unlabelled = noise(data, random_state), data.batch[data.labels >= model.n_labels]
     logits, labels = [], []
     for _ in range(REPLICATES):
-        for cells, posterior in stream(model, data, index=index):
+        for cells, posterior in stream(model, data, index=index, batch_size=_block(model, data)):
             moved = posterior
             if len(unlabelled):
                 moved = model.encode(_elsewhere(model, cells, posterior, unlabelled, generator))
-            logits.append(model.classifier(moved.draw(DRAWS, generator)[0]).double())
-            labels.append(cells.labels)
+            logits.append(model.classifier(moved.draw(DRAWS, generator)[0]).cpu())
+            labels.append(cells.labels.cpu())
     logits, labels = torch.cat(logits, 1), torch.cat(labels)  # (S, N, L), (N,)
 
     def loss(log_temperature: float) -> float:
@@ -75,6 +74,12 @@ def temperature(model: SCANVAE, data: CellData, index: Tensor, *, random_state: 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
 
+def _block(model: SCANVAE, data: CellData) -> int:
+    """Cells to look at together: many labels can take more room than the counts of few genes."""
+    groups = 1 if model.classifier.groups is None else model.classifier.groups.out_features
+    return max(1, BLOCK_ENTRIES // max(data.n_genes, DRAWS * model.n_labels * groups))
+
+
 def _elsewhere(
     model: SCANVAE, cells: Cells, posterior: Posterior, batches: Tensor, generator: torch.Generator
 ) -> Cells:
@@ -82,7 +87,8 @@ def _elsewhere(
     at = torch.randint(len(batches), (len(cells.batch),), generator=generator, device=batches.device)
     batch = batches[at]
     z, library = posterior.draw(generator=generator)
-    x = model.sample(model.generative(z, library, cells, batch=batch), generator)
+    # A normal likelihood may draw less than nothing, of which there is no logarithm.
+    x = model.sample(model.generative(z, library, cells, batch=batch), generator).clamp_min(0)
     return replace(cells, x=torch.where((batch == cells.batch)[:, None], cells.x, x), batch=batch)
 
 

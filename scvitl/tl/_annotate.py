@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .. import store
 from .._keys import colors, keys
 from .._logging import logg
-from ..data import encode
+from ..data import Schema, encode
 from ..data.columns import category_name
 
 if TYPE_CHECKING:
     import anndata as ad
 
-    from .. import store
     from ..data import Labels
     from ._fit import Fit
 
@@ -49,16 +49,13 @@ def annotation(
     predicted = pd.Categorical.from_codes(codes, [*labels.categories, labels.unlabeled])
     predicted = predicted.remove_unused_categories()
     obs = {names.label: predicted, names.confidence: confidence}
-    # What an earlier run left and this one does not have is taken away.
-    obs[names.group] = _groups(labels, codes, probabilities) if labels.groups else None
+    if labels.groups:
+        obs[names.group] = _groups(labels, codes, probabilities)
+    elif _had_groups(adata, key):
+        obs[names.group] = None  # left by the model that is replaced
     table = _table(adata, labels, probabilities)
-    slots = {"obs": obs, "obsm": {names.probabilities: table}, "uns": {colors(names.label): None}}
-    for source in (adata, reference):
-        carried = None if source is None else _colors(source, labels.key, predicted.categories)
-        if carried is not None:
-            slots["uns"][colors(names.label)] = carried
-            break
-    return slots
+    carried = _colors(adata, reference, labels.key, predicted.categories)
+    return {"obs": obs, "obsm": {names.probabilities: table}, "uns": {colors(names.label): carried}}
 
 
 def calibrated(fitted: Fit) -> tuple[store.FittedModel, np.ndarray]:
@@ -70,14 +67,20 @@ def calibrated(fitted: Fit) -> tuple[store.FittedModel, np.ndarray]:
     known = fitted.held_out[labels[fitted.held_out] < module.n_labels]
     params = dict(fitted.model.params)
     seed = {"random_state": params["random_state"]}
-    params["temperature"] = posterior.temperature(module, data, known, **seed)
+    try:
+        params["temperature"] = posterior.temperature(module, data, known, **seed)
+    except KeyboardInterrupt:
+        params |= {"temperature": 1.0, "interrupted": True}
     probabilities = posterior.label_probabilities(module, data, temperature=params["temperature"], **seed)
     if len(known):
         of_known, truth = probabilities[known.numpy()], labels[known].numpy()
         params["calibration_error"] = posterior.calibration_error(of_known, truth)
         params["held_out_accuracy"] = float((of_known.argmax(1) == truth).mean())
     else:
-        logg.warning("no labelled cell was held out, so confidence is not calibrated: label more cells")
+        remedy = (
+            "use train_size=0.9" if params["train_size"] == 1 else "label more cells, ten of a kind or more"
+        )
+        logg.warning(f"no labelled cell was held out, so confidence is not calibrated: {remedy}")
     return replace(fitted.model, params=params), probabilities
 
 
@@ -107,14 +110,30 @@ def _table(adata: ad.AnnData, labels: Labels, probabilities: np.ndarray) -> pd.D
     return pd.DataFrame(probabilities, adata.obs_names, names)
 
 
-def _colors(adata: ad.AnnData, key: str, categories: pd.Index) -> list[str] | None:
-    """The colours of the labels for ``categories``, if the column has colours."""
-    column = adata.obs.get(key)
-    known = adata.uns.get(colors(key))
-    if known is None or not isinstance(getattr(column, "dtype", None), pd.CategoricalDtype):
+def _had_groups(adata: ad.AnnData, key: str) -> bool:
+    """Whether the model in ``uns[key]`` wrote groups."""
+    saved = adata.uns.get(key)
+    if not store.is_model(saved):
+        return False
+    return bool(getattr(Schema.from_json(str(saved["schema"])).labels, "groups", ()))
+
+
+def _colors(
+    adata: ad.AnnData, reference: ad.AnnData | None, key: str, categories: pd.Index
+) -> list[str] | None:
+    """The colours that the labels have in ``adata``, else in the ``reference``; `None` if in neither."""
+    by_name = {**_colors_of(reference, key), **_colors_of(adata, key)}
+    if not by_name:
         return None
-    by_name = {
-        category_name(name): str(color) for name, color in zip(column.cat.categories, known, strict=False)
-    }
     # A category without cells among the labels, such as the word for having none, is grey.
     return [by_name.get(name, "#d3d3d3") for name in categories]
+
+
+def _colors_of(adata: ad.AnnData | None, key: str) -> dict[str, str]:
+    """Colours of the categories of a column, by name."""
+    column = None if adata is None else adata.obs.get(key)
+    known = None if adata is None else adata.uns.get(colors(key))
+    if known is None or not isinstance(getattr(column, "dtype", None), pd.CategoricalDtype):
+        return {}
+    pairs = zip(column.cat.categories, known, strict=False)
+    return {category_name(name): str(color) for name, color in pairs}

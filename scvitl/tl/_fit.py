@@ -235,7 +235,7 @@ def line(title: str, model: store.FittedModel) -> str:
         batch and f"{len(batch.categories)} batches",
         f"{p['epochs_run']} epochs in {p['seconds']:.0f} s on {p['device']}{stopped}",
         loss and f"held-out loss {loss}",
-        accuracy and f"{accuracy:.1%} of held-out labels right",
+        accuracy is not None and f"{accuracy:.1%} of held-out labels right",
     ]
     return " · ".join(filter(None, parts))
 

@@ -5,15 +5,16 @@ from typing import TYPE_CHECKING
 from .. import store
 from .._keys import keys
 from .._logging import logg
+from ..data import Labels
 from . import _mapping
 from ._fit import check_copy, write
-from ._options import check_place
+from ._options import check_names, check_place
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def map_query(
+def map_query(  # noqa: PLR0913
     query: AnnData,
     reference: AnnData,
     *,
@@ -23,6 +24,7 @@ def map_query(
     device: str = "auto",
     random_state: int = 0,
     progress: bool | None = None,
+    min_confidence: float | None = None,
     key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
@@ -52,6 +54,9 @@ def map_query(
         Seed of the split and all noise. On a CPU, equal seeds give equal results.
     progress
         Whether to show a progress bar. `None` shows one unless ``scanpy.settings.verbosity`` is 0.
+    min_confidence
+        Of a scANVI model: cells whose likeliest label is less probable than this are left without one. `None` takes what
+        the reference was fitted with.
     key_added
         Stem of the names of the results, in place of ``key``.
     copy
@@ -67,8 +72,8 @@ def map_query(
         The model of the reference with what was added for the query; all other functions find it there. Genes that
         the query lacks count as 0.
     `query.obs['scanvi' | key_added]`, `query.obs['scanvi_confidence']`, `query.obsm['scanvi_proba']`
-        Of a scANVI model: labels, how sure they are, and the probabilities of all, as :func:`scvitl.tl.scanvi`
-        writes them.
+        Of a scANVI model: labels, how sure they are, and the probabilities of all; with groups of labels,
+        `query.obs['scanvi_group']`. Labels that the query has of its own are not looked at.
 
     Raises
     ------
@@ -99,7 +104,9 @@ def map_query(
     model = _mapping.check(query, reference, key)
     names = keys(key, key_added)
     check_place(query, names)
-    _mapping.check_options(max_epochs, random_state, progress)
+    if isinstance(model.schema.labels, Labels):
+        check_names(model.schema, names)
+    _mapping.check_options(max_epochs, min_confidence, random_state, progress)
     start = logg.info(f"mapping {query.n_obs:,} cells onto a reference of {model.params['n_obs']:,}")
     fitted = _mapping.fit(
         query,
@@ -110,7 +117,7 @@ def map_query(
         random_state=random_state,
         progress=progress,
     )
-    slots = _mapping.annotated(query, reference, fitted, key=names.stem)
+    slots = _mapping.annotated(query, reference, fitted, key=names.stem, min_confidence=min_confidence)
     slots["obsm"][names.latent] = fitted.latent
     slots["uns"][names.model] = store.to_uns(fitted.model)
     query = query.copy() if copy else query

@@ -42,11 +42,16 @@ def check(query: ad.AnnData, reference: ad.AnnData, key: str) -> store.FittedMod
     if here and not there:
         msg = f"the model {key!r} is in query.uns, not in reference.uns: the query comes first, as in map_query(query, reference)."
         raise KeyError(msg)
+    if query is reference:
+        msg = "query and reference are the same AnnData: map other cells onto it, as in map_query(query, reference)."
+        raise ValueError(msg)
     return store.from_uns(reference, key)
 
 
-def check_options(max_epochs: object, random_state: object, progress: object) -> None:
+def check_options(max_epochs: object, min_confidence: object, random_state: object, progress: object) -> None:
     """Every option has a legal value."""
+    if min_confidence is not None:
+        _checks.number("min_confidence", min_confidence, at_least=0, at_most=1)
     if max_epochs is not None:
         _checks.whole_number("max_epochs", max_epochs)
     _checks.seed(random_state)
@@ -76,6 +81,9 @@ def fit(
     added = queries.new_categories(reference.schema, schema)
     device = choose(device)
     data = CellData(query, schema, device=device, whole=whole)
+    if isinstance(schema.labels, Labels) and reference.params["dispersion"] != "gene-label":
+        # Labels that the query has are there to compare with, and do not lead its cells.
+        data.labels.fill_(len(schema.labels.categories))
     module = store.build(reference.params, schema, random_state=random_state)
     rooms = extend(reference.module, module)
     if module.latent_library and schema.batch is not None:
@@ -101,7 +109,7 @@ def fit(
 
 
 def annotated(
-    query: ad.AnnData, reference: ad.AnnData, fitted: Fit, *, key: str
+    query: ad.AnnData, reference: ad.AnnData, fitted: Fit, *, key: str, min_confidence: float | None
 ) -> dict[str, dict[str, Any]]:
     """What a model of labels adds to the slots of ``query``; of others, slots with nothing in them."""
     if not isinstance(fitted.model.schema.labels, Labels):
@@ -116,7 +124,12 @@ def annotated(
         temperature=params.get("temperature", 1.0),
         random_state=params["random_state"],
     )
-    return annotation(query, fitted.model, probabilities, key=key, reference=reference)
+    if min_confidence is None:
+        min_confidence = params.get("min_confidence", 0.0)
+    params.update(min_confidence=min_confidence, keep_labels=False)
+    return annotation(
+        query, fitted.model, probabilities, key=key, min_confidence=min_confidence, reference=reference
+    )
 
 
 def _relevant(reference: store.FittedModel) -> Schema:

@@ -147,7 +147,7 @@ def scanvi(  # noqa: PLR0913
         uses all.
     plan
         ``"fast"`` learns counts and labels together, in a few epochs. ``"reference"`` is the schedule of scvi-tools:
-        scVI first, unless there is one to start from, then ten epochs with labels.
+        scVI first, unless there is one to start from, then at most ten epochs with labels, or ``max_epochs``.
     max_epochs
         Times that training goes through the cells.
     batch_size
@@ -189,7 +189,7 @@ def scanvi(  # noqa: PLR0913
     `adata.obs['scanvi_confidence']` : :class:`pandas.Series` (dtype `float32`)
         Probability of that label, from 0 to 1.
     `adata.obs['scanvi_group']` : :class:`pandas.Series` (dtype ``category``)
-        Group of the label, with ``labels_groups``.
+        Group of the label, with ``labels_groups``; of a cell left without a label, the likeliest group.
     `adata.obsm['scanvi_proba']` : :class:`pandas.DataFrame` (dtype `float32`)
         Probabilities of all labels, cells × labels.
     `adata.obsm['X_scanvi']` : :class:`numpy.ndarray` (dtype `float32`)
@@ -234,6 +234,7 @@ def scanvi(  # noqa: PLR0913
     setting.architecture["y_prior"] = frequencies(setting.schema.labels, y_prior)
     fitted = fit(adata, setting, initial=pretrained(adata, setting, scvi_key))
     model, probabilities = calibrated(fitted)
+    model.params.update(keep_labels=keep_labels, min_confidence=min_confidence)
     slots = annotation(
         adata, model, probabilities, key=names.stem, keep_labels=keep_labels, min_confidence=min_confidence
     )

@@ -24,7 +24,9 @@ def simulated(n_cells, temperature, *, elsewhere=None, seed=0):
     logits = rng.normal(size=(n_cells, N_LABELS)) * 2
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     labels = torch.from_numpy((shares.cumsum(1) < rng.random((n_cells, 1))).sum(1))
-    batch, x = torch.zeros(n_cells, dtype=torch.int64), torch.tensor(logits, dtype=torch.float32)
+    # No counts are below zero; what all logits have in common makes no difference.
+    x = torch.tensor(logits - logits.min(), dtype=torch.float32)
+    batch = torch.zeros(n_cells, dtype=torch.int64)
     if elsewhere is not None:
         labels, batch = torch.cat([labels, torch.tensor([N_LABELS])]), torch.cat([batch, torch.tensor([1])])
         x = torch.cat([x, x[:1]])

@@ -360,6 +360,57 @@ def test_labels(typed):
     assert np.array_equal(known.obs["scanvi"], query.obs["scanvi"])
 
 
+def test_labels_of_the_query_do_not_lead_its_cells(halves):
+    """They are there to compare with, so they must make no difference, even where the encoder learns along."""
+    reference, query = halves
+    scvitl.tl.scanvi(reference, "cell_type", batch_key="batch", encode_covariates=True, **SMALL)
+    blank = query.copy()
+    del blank.obs["cell_type"]
+    for cells in (query, blank):
+        map_query(cells, reference, key="scanvi")
+    assert np.array_equal(query.obsm["X_scanvi"], blank.obsm["X_scanvi"])
+
+
+def test_confidence_that_is_asked_for(typed):
+    reference, query = typed
+    map_query(query, reference, key="scanvi", min_confidence=1.0)
+    assert set(query.obs["scanvi"]) == {"Unknown"}
+    assert query.uns["scanvi"]["params"]["min_confidence"] == 1.0
+    reference.uns["scanvi"]["params"]["min_confidence"] = 1.0
+    map_query(query, reference, key="scanvi")
+    assert set(query.obs["scanvi"]) == {"Unknown"}, "as in the reference"
+    map_query(query, reference, key="scanvi", min_confidence=0.0)
+    assert "Unknown" not in set(query.obs["scanvi"])
+    with pytest.raises(ValueError, match="min_confidence=2 is out of range"):
+        map_query(query, reference, key="scanvi", min_confidence=2)
+
+
+def test_colours_are_those_of_the_reference(typed):
+    reference, query = typed
+    colors = ["#000001", "#000002", "#000003", "#000004"]
+    reference.uns["cell_type_colors"] = colors
+    query.obs["cell_type"] = pd.Categorical(["Unknown"] * query.n_obs)
+    query.uns["cell_type_colors"] = ["#1f77b4"]
+    map_query(query, reference, key="scanvi")
+    known = dict(zip(reference.obs["cell_type"].cat.categories, colors, strict=True))
+    found = query.obs["scanvi"].cat.categories
+    assert list(query.uns["scanvi_colors"]) == [known[name] for name in found]
+
+
+def test_columns_that_are_read_are_not_replaced(typed):
+    reference, query = typed
+    before = query.copy()
+    for name in ("batch", "cell_type"):
+        with pytest.raises(ValueError, match=rf"would replace adata.obs\['{name}'\], which the model reads"):
+            map_query(query, reference, key="scanvi", key_added=name)
+    assert_unchanged(query, before)
+
+
+def test_a_reference_is_not_its_own_query(typed):
+    with pytest.raises(ValueError, match="query and reference are the same AnnData"):
+        map_query(typed[0], typed[0], key="scanvi")
+
+
 def test_unknown_labels(typed):
     reference, query = typed
     before = query.copy()

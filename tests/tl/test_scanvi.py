@@ -473,6 +473,36 @@ def test_interrupt_keeps_results(partly, monkeypatch, epoch):
     assert len(scvitl.get.history(partly, key="scanvi")) == max(epoch + 1, 1)
 
 
+def test_interrupt_of_the_calibration_keeps_results(partly, monkeypatch):
+    def stop(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scvitl.posterior.temperature", stop)
+    fit(partly)
+    params = partly.uns["scanvi"]["params"]
+    assert params["interrupted"]
+    assert params["temperature"] == 1.0
+    assert partly.obs["scanvi"].notna().all()
+
+
+def test_a_column_of_the_user_stays(partly):
+    partly.obs["pred_group"] = "precious"
+    scvitl.tl.scanvi(partly, "known", key_added="pred", **SMALL)
+    assert set(partly.obs["pred_group"]) == {"precious"}
+
+
+@pytest.mark.parametrize("likelihood", ["zinb", "nb", "poisson", "normal"])
+def test_temperatures_are_found(partly, likelihood):
+    """Those of two seeds differ, which those of a loss that is not finite would not."""
+    partly.obs["known"] = partly.obs["cell_type"].where(np.arange(120) < 80)
+    found = []
+    for seed in (0, 1):
+        fit(partly, batch_key="batch", gene_likelihood=likelihood, random_state=seed)
+        found.append(partly.uns["scanvi"]["params"]["temperature"])
+    assert found[0] != found[1]
+    assert all(0.05 < temperature < 20 for temperature in found)
+
+
 def test_the_closing_line(partly, capsys):
     scvitl.tl.scanvi(partly, "known", batch_key="batch", **{**SMALL, "progress": True})
     out, err = capsys.readouterr()
