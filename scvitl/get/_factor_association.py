@@ -72,20 +72,35 @@ def factor_association(
     >>> list(scvitl.get.factor_association(adata))
     ['batch', 'cell_type', 'library']
     """
+    columns = telling(adata, keys, indices)
+    fitted = store.from_uns(adata, key) if model is None else model
+    values = latent(adata, key=key, model=fitted, indices=indices)
+    return association(values, columns, factor_names(fitted))
+
+
+def telling(
+    adata: AnnData, keys: Sequence[str] | str | None = None, indices: object = None
+) -> dict[str, pd.Series]:
+    """The columns of ``obs`` that tell cells apart, as `_groups_or_ranks` gives them; those asked for have to."""
     obs = adata.obs if indices is None else adata.obs.iloc[selection.cells(adata, indices)]
-    columns = {}
-    for name in _asked(adata, keys):
-        columns[name] = _groups_or_ranks(obs[name])
-        if columns[name] is None and keys is not None:
+    columns = {name: _groups_or_ranks(obs[name]) for name in _asked(adata, keys)}
+    for name, column in columns.items():
+        if column is None and keys is not None:
             msg = (
                 f"adata.obs[{name!r}] does not tell cells apart: it needs numbers that differ, or at least two groups "
                 "and more cells than groups."
             )
             raise ValueError(msg)
-    fitted = store.from_uns(adata, key) if model is None else model
-    values = latent(adata, key=key, model=fitted, indices=indices).astype(np.float64)
-    table = {name: _share(values, column) for name, column in columns.items() if column is not None}
-    return pd.DataFrame(table, index=factor_names(fitted))
+    return {name: column for name, column in columns.items() if column is not None}
+
+
+def association(values: np.ndarray, columns: dict[str, pd.Series], names: Sequence[str]) -> pd.DataFrame:
+    """The table of `factor_association`, of cells with the latent state ``values`` (n, D)."""
+    values = values.astype(np.float64)
+    ranks = _ranks(values) if any(map(pd.api.types.is_float_dtype, columns.values())) else None
+    return pd.DataFrame(
+        {name: _share(values, ranks, column) for name, column in columns.items()}, index=names
+    )
 
 
 def _asked(adata: AnnData, keys: Sequence[str] | str | None) -> list[str]:
@@ -107,19 +122,32 @@ def _groups_or_ranks(column: pd.Series) -> pd.Series | None:
     return codes if 1 < n_groups < n_cells else None
 
 
-def _share(values: np.ndarray, column: pd.Series) -> np.ndarray:
-    """Share of the variance of every column of ``values`` (n, D) that ``column`` explains, less what chance would."""
+def _ranks(values: np.ndarray) -> np.ndarray:
+    return pd.DataFrame(values).rank().to_numpy()
+
+
+def _share(values: np.ndarray, ranks: np.ndarray | None, column: pd.Series) -> np.ndarray:
+    """Share of the variance of every column of ``values`` (n, D) that ``column`` explains, less what chance would.
+
+    Numbers are compared with ``ranks`` (n, D); cells without one change the ranks of the others.
+    """
     there = (column >= 0).to_numpy()
-    values, column = values[there], column.to_numpy()[there]
+    grouped = pd.api.types.is_integer_dtype(column)
+    if grouped:
+        values = values[there]
+    elif there.all():
+        values = ranks
+    else:
+        values = _ranks(values[there])
+    column = column.to_numpy()[there]
     n, total = len(values), values.var(0)
-    if np.issubdtype(column.dtype, np.integer):
+    if grouped:
         sizes = np.bincount(column)
         sums = np.stack([np.bincount(column, weights=factor) for factor in values.T], 1)
         means, k = sums / sizes[:, None], len(sizes)
         explained = sizes @ (means - values.mean(0)) ** 2 / n
     else:
-        values, k = pd.DataFrame(values).rank().to_numpy(), 2
-        total = values.var(0)
+        k = 2
         slope = (column - column.mean()) @ (values - values.mean(0)) / n
         explained = slope**2 / column.var()
     share = np.divide(explained, total, out=np.zeros_like(total), where=total > 0)

@@ -112,6 +112,11 @@ class SCANVAE(VAE):
             "y_prior", torch.full((1, n_labels), 1 / n_labels) if y_prior is None else y_prior
         )
 
+    @property
+    def width(self) -> int:
+        """As in scVI, unless what `by_type` makes is larger: for every type, hidden units and the types themselves."""
+        return max(super().width, self.n_labels * (self.decoder.n_hidden + self.n_labels))
+
     def theta(self, h: Tensor, batch: Tensor, labels: Tensor, genes: Tensor | None = None) -> Tensor | None:
         """As in scVI; cells without a label take the mean over labels of the logarithms."""
         if self.dispersion != "gene-label" or self.px_r is None:

@@ -132,6 +132,11 @@ class VAE(nn.Module):
             **norms("decoder"),
         )
 
+    @property
+    def width(self) -> int:
+        """Entries per cell of the largest tensors that a reader of the model makes."""
+        return self.decoder.n_genes
+
     def train(self, mode: bool = True) -> VAE:  # noqa: FBT001, FBT002
         return super().train(mode and not self.frozen)
 

@@ -7,6 +7,8 @@ import numpy as np
 
 from .. import _checks, get
 from .._logging import logg
+from ..get._factor_association import association, telling
+from ..get._loadings import linear_model
 from . import _cards
 from ._labels import gene_labels
 
@@ -86,11 +88,12 @@ def loadings(
 
     _checks.whole_number("n_genes", n_genes)
     groups = None if groupby is None else _groups(adata, groupby)
-    table = get.loadings(adata, key=key)
-    cells = get.latent(adata, key=key)
+    model = linear_model(adata, key, None)
+    table = get.loadings(adata, model=model)
+    cells = get.latent(adata, key=key, model=model)
     shares = _shares(table, cells)
     chosen = _chosen(factors, shares)
-    facts = _facts(adata, key, obs_keys, shares).iloc[chosen]
+    facts = _facts(adata, cells, obs_keys, shares).iloc[chosen]
     names = np.array(gene_labels(adata, table.index, gene_symbols), dtype=object)
     values = table.to_numpy()[:, chosen]
     axes = _draw(facts, values, names, n_genes=n_genes, cells=cells[:, chosen], groups=groups)
@@ -107,35 +110,36 @@ def _shares(table: pd.DataFrame, cells: np.ndarray) -> pd.Series:
 
 
 def _chosen(factors: Sequence[int | str] | int | str | None, shares: pd.Series) -> list[int]:
-    """Positions of the factors to draw."""
+    """Positions of the factors to draw, each once."""
     names = list(shares.index)
     if factors is None:
         idle = shares < min(IDLE, shares.max())
         if idle.any():
             logg.info(f"    not drawn, since they contribute less than 1 %: {', '.join(shares.index[idle])}")
         return np.flatnonzero(~idle).tolist()
-    asked = [factors] if isinstance(factors, (int, str, np.integer)) else list(factors)
+    asked = [factors] if isinstance(factors, (int, str, np.integer, np.bool_)) else list(factors)
     if not asked:
         msg = f"factors is empty: name some of {', '.join(names)}, or leave it out."
         raise ValueError(msg)
     for factor in asked:
-        if factor not in names and factor not in range(len(names)):
+        if isinstance(factor, (bool, np.bool_)) or (factor not in names and factor not in range(len(names))):
             msg = f"factors has {factor!r}, but the factors of the model are {names[0]} to {names[-1]}, or 0 to {len(names) - 1}."
             raise KeyError(msg)
-    return [names.index(factor) if isinstance(factor, str) else int(factor) for factor in asked]
+    found = (names.index(factor) if isinstance(factor, str) else int(factor) for factor in asked)
+    return list(dict.fromkeys(found))
 
 
-def _facts(adata: AnnData, key: str, obs_keys: Sequence[str] | str | None, shares: pd.Series) -> pd.DataFrame:
+def _facts(
+    adata: AnnData, cells: np.ndarray, obs_keys: Sequence[str] | str | None, shares: pd.Series
+) -> pd.DataFrame:
     """What stands at the top of the cards: factors × (contribution, heading, columns of obs)."""
     import pandas as pd
 
     found = shares.to_frame("contribution")
+    asked = association(cells, telling(adata, obs_keys), shares.index)
     if obs_keys is None:
-        asked = get.factor_association(adata, key=key)
         most = asked.max().nlargest(MOST_COLUMNS).index
         asked = asked[[name for name in asked if name in most]]
-    else:
-        asked = get.factor_association(adata, obs_keys, key=key)
     if asked.empty:
         return found
     heading = pd.DataFrame({HEADING: np.nan}, index=found.index)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..data.batches import CellData
     from ..models import VAE, Cells
 
-BLOCK_ENTRIES = 2**21  # samples × cells × genes of a block: 8 MB of float32, which stay in the cache
+BLOCK_ENTRIES = 2**21  # samples × cells × width of a block: 8 MB of float32, which stay in the cache
 
 
 @torch.inference_mode()
@@ -31,11 +31,11 @@ def stream(
 ) -> Iterator[tuple[Cells, Posterior]]:
     """Blocks of cells with their posteriors: all cells in order, or those at ``index``, which may repeat cells.
 
-    The size of a block follows from the numbers of genes and samples alone, so that the same cells always give the
-    same bits.
+    The size of a block follows from the width of the model and the number of samples alone, so that the same cells
+    always give the same bits.
     """
     model.eval()
-    size = batch_size or max(1, BLOCK_ENTRIES // (data.n_genes * n_samples))
+    size = batch_size or max(1, BLOCK_ENTRIES // (model.width * n_samples))
     for block in minibatches(torch.arange(data.n_cells) if index is None else index, size):
         cells = data.gather(block)
         yield cells, model.encode(cells)

@@ -59,7 +59,9 @@ def weigh(
     for x, posterior in stream(model, data, index=torch.from_numpy(anchors)):
         evidence = marginal_ll_of(model, x, posterior, n_mc_samples, noise(data, random_state))  # (a,)
         log_ratio.append(_log_likelihoods(model, draws, x) - evidence)  # (N, a)
-    log_w = model.log_prior(draws.z, noise(data, random_state)) + torch.logsumexp(torch.cat(log_ratio, 1), 1)
+    generator = noise(data, random_state)
+    prior = [model.log_prior(z, generator) for z in draws.z.split(max(1, ENTRIES // model.width))]
+    log_w = torch.cat(prior) + torch.logsumexp(torch.cat(log_ratio, 1), 1)
     made_from = [
         torch.logsumexp(_log_posteriors(draws.z, posterior), 1)
         for _, posterior in stream(model, data, index=torch.from_numpy(cells))

@@ -7,6 +7,7 @@ from scipy.stats import spearmanr
 
 import scvitl
 from scvitl import get
+from scvitl.get import _factor_association
 
 N = 200
 
@@ -76,6 +77,23 @@ def test_cells_without_a_value_are_left_out(adata):
         adata.obs["part"] = adata.obs[column].where(some)
         expected = associate(adata, column, indices=some)[column]
         assert np.allclose(associate(adata, "part")["part"], expected, atol=1e-6)
+
+
+def test_factors_are_ranked_once_for_all_columns_without_gaps(adata, monkeypatch):
+    ranked = []
+    ranks = _factor_association._ranks
+    monkeypatch.setattr(_factor_association, "_ranks", lambda z: ranked.append(len(z)) or ranks(z))
+    number = np.random.default_rng(0).normal(size=(3, N))
+    adata.obs["one"], adata.obs["two"] = number[:2]
+    adata.obs["gap"] = np.where(np.arange(N) < 50, np.nan, number[2])
+    table = associate(adata, "one", "cell_type", "gap", "two", "library")
+    assert ranked == [N, N - 50]
+    del ranked[:]
+    for column in table:
+        assert np.array_equal(associate(adata, column)[column], table[column])
+    del ranked[:]
+    associate(adata, "cell_type", "batch")
+    assert ranked == []
 
 
 def test_a_factor_that_is_the_same_everywhere(adata, monkeypatch):

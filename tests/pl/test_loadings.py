@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Annotation, Text
 
 import scvitl
-from scvitl import get, pl
+from scvitl import get, pl, store
 from scvitl.pl._cards import COLORS
 
 
@@ -81,6 +81,27 @@ def test_names_are_on_the_other_side_of_zero(factored):
         assert box.x1 < zero if length >= 0 else box.x0 > zero
         assert ax.bbox.x0 <= box.x0
         assert box.x1 <= ax.bbox.x1
+
+
+@pytest.mark.parametrize(
+    "asked", [[2, 0, 2], ["Z_2", 0, 2], ["Z_2", "Z_0", "Z_2"], np.array([2, 0, 0]), ("Z_2", 0)]
+)
+def test_no_factor_is_drawn_twice(factored, asked):
+    axes = pl.loadings(factored, asked, 4, show=False)
+    assert len(axes) == 2
+    assert [ax.get_title() for ax in axes[0].figure.axes if ax.get_title()] == ["Z_2", "Z_0"]
+
+
+def test_the_model_and_the_cells_are_read_once(factored, monkeypatch):
+    read = []
+    for name in ("from_uns", "load"):
+        function = getattr(store, name)
+        monkeypatch.setattr(
+            store, name, lambda *args, f=function, n=name, **options: read.append(n) or f(*args, **options)
+        )
+    pl.loadings(factored, 0, groupby="cell_type", show=False)
+    pl.loadings(factored, 0, obs_keys="library", show=False)
+    assert read == ["from_uns", "load"] * 2
 
 
 @pytest.mark.parametrize("n_genes", [1, 29, 30, 100])
@@ -205,6 +226,9 @@ def test_bad_input(factored):
         ({"factors": 5}, KeyError, "factors has 5, but the factors of the model are Z_0 to Z_4, or 0 to 4"),
         ({"factors": "Z_9"}, KeyError, "factors has 'Z_9'"),
         ({"factors": [-1]}, KeyError, "factors has -1"),
+        ({"factors": True}, KeyError, "factors has True, but the factors of the model are Z_0 to Z_4"),
+        ({"factors": [0, False]}, KeyError, "factors has False"),
+        ({"factors": np.arange(5) == 1}, KeyError, "factors has .*False"),
         ({"factors": []}, ValueError, "factors is empty"),
         ({"n_genes": 0}, ValueError, "n_genes=0 is too small"),
         ({"groupby": "cel_type"}, KeyError, "Did you mean 'cell_type'"),

@@ -6,6 +6,7 @@ import torch
 
 import scvitl
 from scvitl import posterior, store
+from scvitl.models import SCANVAE, blocks
 from scvitl.posterior import engine
 
 
@@ -35,6 +36,20 @@ def test_blocks_are_bounded_by_entries_not_cells(model_and_data, monkeypatch):
     monkeypatch.setattr(engine, "BLOCK_ENTRIES", 150 * data.n_genes)
     assert [len(cells.x) for cells, _ in posterior.stream(model, data)] == [150, 50]
     assert [len(cells.x) for cells, _ in posterior.stream(model, data, n_samples=2)] == [75, 75, 50]
+
+
+def test_blocks_of_many_types_are_smaller(model_and_data, monkeypatch):
+    model, data = model_and_data
+    few, many = (SCANVAE(data.n_genes, n_labels=n, n_hidden=8, n_latent=4) for n in (2, 20))
+    assert (model.width, few.width, many.width) == (data.n_genes, 40, 20 * 28)
+    monkeypatch.setattr(engine, "BLOCK_ENTRIES", 80 * many.width)
+    assert [len(cells.x) for cells, _ in posterior.stream(few, data)] == [200]
+    assert [len(cells.x) for cells, _ in posterior.stream(many, data)] == [80, 80, 40]
+    made = []
+    append = blocks.append
+    monkeypatch.setattr(blocks, "append", lambda *args: made.append(append(*args)) or made[-1])
+    assert np.isfinite(posterior.elbo(many, data)).all()
+    assert max(tensor.numel() for tensor in made) <= engine.BLOCK_ENTRIES
 
 
 def test_stream_takes_cells_in_any_order_and_twice(model_and_data):
