@@ -33,7 +33,7 @@ class FittedModel:
     Attributes
     ----------
     module
-        The torch module, on the CPU and in evaluation mode.
+        The torch module, in evaluation mode; on the CPU, or where cells were last read with it.
     schema
         Genes and columns that it was fitted to.
     params
