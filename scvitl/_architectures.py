@@ -29,8 +29,29 @@ CLASSIFIER = (
     "classifier_dropout_rate",
     "classification_ratio",
 )
+PROTEINS = (
+    "n_hidden",
+    "n_latent",
+    "n_layers_encoder",
+    "n_layers_decoder",
+    "dropout_rate_encoder",
+    "dropout_rate_decoder",
+    "dispersion",
+    "protein_dispersion",
+    "gene_likelihood",
+    "latent_distribution",
+    "log_variational",
+    "encode_covariates",
+    "use_batch_norm",
+    "use_layer_norm",
+    "use_observed_lib_size",
+    "normalize_counts",
+    "protein_efficiency",
+    "background_activation",
+)
 ARCHITECTURES = {
     "scVI": ("VAE", NONLINEAR),
     "LDVAE": ("LDVAE", (*ENCODED, "n_layers_encoder", "use_batch_norm", "bias")),
     "scANVI": ("SCANVAE", (*NONLINEAR, *CLASSIFIER)),
+    "totalVI": ("TOTALVAE", PROTEINS),
 }

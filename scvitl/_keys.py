@@ -67,6 +67,16 @@ class Keys:
         return f"{self.stem}_normalized"
 
     @property
+    def protein(self) -> str:
+        """Denoised proteins, in ``obsm``."""
+        return f"{self.stem}_protein"
+
+    @property
+    def protein_foreground(self) -> str:
+        """Probability that a count of a protein is more than background, in ``obsm``."""
+        return f"{self.stem}_protein_foreground"
+
+    @property
     def abundance(self) -> str:
         """Log densities of samples, in ``obsm``."""
         return f"{self.stem}_abundance"
@@ -78,6 +88,7 @@ def colors(column: str) -> str:
 
 
 RANKING = "rank_genes_groups"  # scanpy's own name
+PROTEINS = "_protein"  # follows the name of a ranking of genes in that of the proteins
 RANKING_TABLE = "table"  # the full table, inside uns[RANKING]
 
 

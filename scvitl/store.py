@@ -12,7 +12,7 @@ import pandas as pd
 from . import _checks
 from ._architectures import ARCHITECTURES
 from ._keys import keys
-from .data import selection
+from .data import multimodal, selection
 from .data.labels import Labels
 from .data.schema import Schema
 
@@ -141,12 +141,21 @@ def open_cells(
 ) -> tuple[FittedModel, CellData]:
     """The model in ``adata.uns[key]``, or the one given, and the cells at ``indices`` as it reads them."""
     model = from_uns(adata, key) if model is None else model
-    if not isinstance(model, FittedModel):
-        msg = f"model takes what scvitl.get.model(adata) returns, not {type(model).__name__}."
-        raise TypeError(msg)
+    adata = joined(adata, key=key, model=model)
     if indices is not None:
         adata = adata[selection.cells(adata, indices)]
     return model, load(adata, model, key=key, counts_for=counts_for)
+
+
+def joined(adata: ad.AnnData, *, key: str, model: FittedModel | None = None) -> ad.AnnData:
+    """An AnnData as it is, or a MuData as the model in ``uns[key]``, or the one given, reads it."""
+    if not isinstance(model, FittedModel | None):
+        msg = f"model takes what scvitl.get.model(adata) returns, not {type(model).__name__}."
+        raise TypeError(msg)
+    if not multimodal.is_mudata(adata):
+        return adata
+    schema = Schema.from_json(str(record(adata, key)["schema"])) if model is None else model.schema
+    return multimodal.as_read(adata, schema.proteins)
 
 
 def build(params: dict[str, Any], schema: Schema, *, random_state: int, **priors) -> nn.Module:
@@ -164,6 +173,8 @@ def build(params: dict[str, Any], schema: Schema, *, random_state: int, **priors
     if groups:
         # In the order in which they appear, so that codes are contiguous.
         options["groups"] = [list(dict.fromkeys(groups)).index(group) for group in groups]
+    if schema.proteins is not None:
+        options["measured"] = schema.proteins.measured
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(random_state)  # torch.manual_seed would seed the GPUs, too
         return getattr(models, name)(
@@ -187,6 +198,8 @@ def summary(model: FittedModel) -> str:
     labels = schema.labels if isinstance(schema.labels, Labels) else None
     layers, size = p.get("n_layers", p.get("n_layers_encoder")), p["n_hidden"]
     network = f"{layers} hidden layer{'s' * (layers > 1)} of {size} units"
+    proteins = schema.proteins
+    missing = "" if proteins is None or proteins.complete else ", not all measured everywhere"
     if p["model"] == "LDVAE":
         network += " in the encoder, a linear decoder"
     if "n_obs_reference" in p:
@@ -205,6 +218,8 @@ def summary(model: FittedModel) -> str:
         "counts": f"{p['gene_likelihood']}, dispersion by {p['dispersion']}, from {p.get('layer', 'X')}",
         "network": f"{network}, {n_weights:,} weights",
         "genes": schema.absent and f"{len(schema.absent):,} of those of the model are absent and count as 0",
+        "proteins": proteins
+        and f"{len(proteins.names)} in {proteins.place}{missing}: {_few(proteins.names)}",
         "batches": batch and f"{len(batch.categories)} in obs[{batch.key!r}]: {_few(batch.categories)}",
         "covariates": _few(covariates),
         "labels": labels and f"{len(labels.categories)} in obs[{labels.key!r}]: {_few(labels.categories)}",

@@ -33,6 +33,37 @@ def fitted(_fitted):
     return _fitted.copy()
 
 
+def stained_cells(adata, *, n_missing=2) -> ad.AnnData:
+    """The same cells with six proteins, each in two cell types or so, the last of which batch_1 was not stained for."""
+    rng = np.random.default_rng(0)
+    types = adata.obs["cell_type"].cat.codes.to_numpy()[:, None]
+    there = (types + np.arange(6)) % 4 < 2
+    counts = rng.poisson(rng.gamma(4, np.where(there, 60, 3), there.shape))
+    counts[np.ix_(adata.obs["batch"] == "batch_1", np.arange(6) >= 6 - n_missing)] = 0
+    adata.obsm["protein_expression"] = pd.DataFrame(counts, adata.obs_names, [f"CD{i}" for i in range(6)])
+    return adata
+
+
+@pytest.fixture(scope="session")
+def stain():
+    """`stained_cells`, for tests that need cells of their own."""
+    return stained_cells
+
+
+@pytest.fixture(scope="session")
+def _fitted_proteins():
+    adata = stained_cells(scvitl.datasets.toy(n_cells=200, n_genes=40, random_state=1))
+    options = {"n_hidden": 16, "n_latent": 4, "max_epochs": 60, "batch_size": 32, "progress": False}
+    scvitl.tl.totalvi(adata, batch_key="batch", **options)
+    return adata
+
+
+@pytest.fixture
+def fitted_proteins(_fitted_proteins):
+    """A copy of an AnnData with a fitted totalVI model."""
+    return _fitted_proteins.copy()
+
+
 @pytest.fixture
 def called():
     """An AnnData of nothing but given and predicted labels, as a function."""

@@ -29,6 +29,25 @@ KINDS = {
         "encode_covariates": True,
     },
 }
+PROTEIN_KINDS = {
+    "nb": {"batch_key": "batch"},
+    "zinb, by batch": {
+        "batch_key": "batch",
+        "gene_likelihood": "zinb",
+        "gene_dispersion": "gene-batch",
+        "protein_dispersion": "protein-batch",
+    },
+    "ln": {
+        "latent_distribution": "ln",
+        "labels_key": "cell_type",
+        "gene_dispersion": "gene-label",
+        "protein_dispersion": "protein-label",
+    },
+    "latent library": {"batch_key": "batch", "use_observed_lib_size": False},
+    "size factor": {"size_factor_key": "library"},
+    "panels": {"batch_key": "cell_type", "panel_key": "batch"},
+    "covariates": {"categorical_covariate_keys": ["cell_type"], "continuous_covariate_keys": ["library"]},
+}
 STATES = torch.linspace(-1, 1, 3)[:, None].expand(3, 4)  # places in the latent space of `fitted`
 
 
@@ -38,6 +57,10 @@ def expression(adata, *, transform_batch="all", **options):
 
 def correlation(adata, *, transform_batch="all", **options):
     return get.feature_correlation(adata, n_samples=2, transform_batch=transform_batch, **options)
+
+
+def few(options):
+    return {"key": "scvi", "n_samples": None if options.get("give_mean") else 2, **options}
 
 
 def density(adata, **options):
@@ -56,6 +79,15 @@ PER_CELL = {
     "normalized_expression": expression,
     "posterior_predictive": get.posterior_predictive,
 }
+# The same of a model of proteins.
+PROTEINS = {
+    "protein_expression": lambda a, **o: get.protein_expression(a, **few(o)),
+    "protein_foreground": lambda a, **o: get.protein_foreground(a, **few(o)),
+    "protein_background": lambda a, **o: get.protein_background(a, **few(o)),
+    "protein_parameters": lambda a, **o: get.likelihood_parameters(a, parameters="protein_mixing", **o),
+    "protein_predictive": lambda a, **o: get.posterior_predictive(a, modality="protein", **o),
+    "protein_error": lambda a, **o: get.reconstruction_error(a, modality="protein", return_mean=False, **o),
+}
 TOGETHER = {
     "aggregated_posterior": density,
     "factor_association": lambda a, **o: get.factor_association(a, "library", **{"key": "scvi", **o}),
@@ -63,13 +95,24 @@ TOGETHER = {
     "importance_weights": lambda a, **o: get.importance_weights(a, max_cells=4, n_mc_samples=3, **o),
     "expression_draws": lambda a, **o: expression(a, n_samples_overall=20, **o),
 }
-READERS = {**PER_CELL, **TOGETHER}
+READERS = {**PER_CELL, **PROTEINS, **TOGETHER}
+NO_PROTEINS = "importance_weights"  # reads no model of proteins
 STILL = {
     "latent",
     "latent_library_size",
     "aggregated_posterior",
     "factor_association",
 }  # need no seed to stay the same
+
+
+@pytest.fixture
+def fitted(fitted, fitted_proteins, request):
+    """Cells with a model in ``uns["scvi"]``: scVI, or totalVI for what reads proteins."""
+    if request.node.callspec.params.get("read") not in PROTEINS.values():
+        return fitted
+    fitted_proteins.uns["scvi"] = fitted_proteins.uns.pop("totalvi")
+    fitted_proteins.obsm["X_scvi"] = fitted_proteins.obsm["X_totalvi"]
+    return fitted_proteins
 
 
 def arrays(result):
@@ -126,15 +169,16 @@ def test_cells_that_cannot_be_found(fitted, read):
 
 
 @every()
-def test_a_model_reads_another_adata(fitted, read):
-    """More genes, in another order, without the model in ``uns``; columns without meaning for the model."""
+def test_a_model_reads_another_adata(fitted, read, stain):
+    """More genes and proteins, in another order, without the model in ``uns``; columns without meaning for the model."""
     model = get.model(fitted)
-    other = scvitl.datasets.toy(n_cells=30, n_genes=40, random_state=2)
+    other = stain(scvitl.datasets.toy(n_cells=30, n_genes=40, random_state=2))
     expected = read(other, model=model)
     more = ad.AnnData(
         sp.hstack([other.X[:, ::-1], sp.csr_matrix(np.ones((30, 2)))], format="csr"),
         other.obs.astype({"batch": str}),
         pd.DataFrame(index=[*other.var_names[::-1], "more_0", "more_1"]),
+        obsm={"protein_expression": other.obsm["protein_expression"].iloc[:, ::-1].assign(more=3)},
     )
     assert_equal(read(more, model=model), expected)
     assert "scvi" not in more.uns
@@ -197,7 +241,7 @@ def test_draws_follow_the_seed(fitted, read):
             read(fitted, random_state=wrong)
 
 
-@every({name: READERS[name] for name in (*PER_CELL, "aggregated_posterior")})
+@every({name: READERS[name] for name in (*PER_CELL, *PROTEINS, "aggregated_posterior")})
 def test_bad_batch_size(fitted, read):
     with pytest.raises(ValueError, match="batch_size=0 is too small"):
         read(fitted, batch_size=0)
@@ -218,7 +262,7 @@ def test_the_size_of_blocks_does_not_show_where_nothing_is_drawn(fitted, batch_s
         assert_equal(read(fitted, batch_size=batch_size), read(fitted), rtol=1e-5, atol=1e-5)
 
 
-@every(PER_CELL)
+@every({**PER_CELL, **PROTEINS})
 def test_every_cell_has_its_row_whatever_the_size_of_blocks(fitted, read):
     for batch_size in (1, 60):
         for ours, whole in zip(
@@ -233,8 +277,21 @@ def test_every_cell_has_its_row_whatever_the_size_of_blocks(fitted, read):
 def test_every_kind_of_model_can_be_read(options):
     adata = scvitl.datasets.toy(n_cells=60, n_genes=16, random_state=3)
     scvitl.tl.scvi(adata, n_hidden=8, n_latent=3, max_epochs=2, progress=False, **options)
+    assert_readable(adata, {name: read for name, read in READERS.items() if name not in PROTEINS}, options)
+
+
+@pytest.mark.parametrize("options", PROTEIN_KINDS.values(), ids=PROTEIN_KINDS)
+def test_every_kind_of_model_of_proteins_can_be_read(options, stain):
+    adata = stain(scvitl.datasets.toy(n_cells=60, n_genes=16, random_state=3))
+    shared = {"n_hidden": 8, "n_latent": 3, "max_epochs": 2, "progress": False, "key_added": "scvi"}
+    scvitl.tl.totalvi(adata, **shared, **options)
+    assert_readable(adata, {name: read for name, read in READERS.items() if name != NO_PROTEINS}, options)
+
+
+def assert_readable(adata, readers, options):
+    """All ``readers`` return numbers."""
     known = ("normalized_expression", "expression_draws", "feature_correlation")
-    for name, read in READERS.items():
+    for name, read in readers.items():
         if name == "feature_correlation" and options.get("gene_likelihood") in {"poisson", "normal"}:
             continue
         decoding = {"transform_batch": "all" if "batch_key" in options else None} if name in known else {}

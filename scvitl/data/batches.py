@@ -77,6 +77,8 @@ class CellData:
         self.labels = to(codes.labels, torch.int64)
         self.categorical = to(codes.categorical, torch.int64)
         self.continuous = to(codes.continuous, torch.float32)
+        self.proteins = None if codes.proteins is None else to(codes.proteins, torch.float32)
+        self.panel = to(codes.panel, torch.int64)
 
     def gather(self, index: Tensor, *, counts: bool = True) -> Cells:
         """The cells at ``index`` (B,), on the device, with dense ``counts`` (B, G) or the posterior in their place.
@@ -92,6 +94,8 @@ class CellData:
             self.categorical[index],
             self.continuous[index],
             tuple(part[index] for part in self.posterior) if counts and self.posterior is not None else None,
+            self.proteins[index] if counts and self.proteins is not None else None,
+            self.panel[index],
         )
 
     def _dense(self, index: Tensor) -> Tensor:

@@ -46,14 +46,14 @@ def find_counts(
         counts = sp.csr_matrix((counts.data, counts.indices, counts.indptr), shape=shape)[:, genes]
     with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and an error below
         counts = counts.astype(np.float32, copy=False)
-    problem = _problem(counts.data, whole=whole)
-    if problem:
+    wrong = problem(counts.data, whole=whole)
+    if wrong:
         wanted = (
             f"raw counts are needed. {_remedy(adata)}"
             if whole
             else "finite values of at least zero are needed."
         )
-        msg = f"{_name(layer)} {problem}; {wanted}"
+        msg = f"{_name(layer)} {wrong}; {wanted}"
         raise ValueError(msg)
     _check_totals(adata, counts, layer, all_genes=genes is None)
     return counts
@@ -63,9 +63,9 @@ def locate(adata: ad.AnnData, layer: str | None, *, whole: bool = True) -> str |
     """The layer to take: the one asked for; else `None` for ``X``, or "counts" where only that layer holds counts."""
     if layer is not None or not whole or "counts" not in adata.layers:
         return layer
-    if adata.X is not None and not _problem(_values(adata.X)):
+    if adata.X is not None and not problem(_values(adata.X)):
         return None
-    return None if _problem(_values(adata.layers["counts"])) else "counts"
+    return None if problem(_values(adata.layers["counts"])) else "counts"
 
 
 def _matrix(adata: ad.AnnData, layer: str | None):
@@ -83,7 +83,7 @@ def _matrix(adata: ad.AnnData, layer: str | None):
     return matrix
 
 
-def _in_memory(matrix):
+def in_memory(matrix):
     """Backed matrices read into memory, everything else as it is."""
     if hasattr(matrix, "to_memory"):
         return matrix.to_memory()
@@ -91,7 +91,7 @@ def _in_memory(matrix):
 
 
 def _as_csr(matrix) -> sp.csr_matrix:
-    counts = sp.csr_matrix(_in_memory(matrix))
+    counts = sp.csr_matrix(in_memory(matrix))
     if not counts.has_canonical_format:
         counts = counts.copy()
         counts.sum_duplicates()
@@ -99,11 +99,11 @@ def _as_csr(matrix) -> sp.csr_matrix:
 
 
 def _values(matrix) -> np.ndarray:
-    matrix = _in_memory(matrix)
+    matrix = in_memory(matrix)
     return matrix.data if sp.issparse(matrix) else matrix.ravel()
 
 
-def _problem(values: np.ndarray, *, whole: bool = True) -> str | None:
+def problem(values: np.ndarray, *, whole: bool = True) -> str | None:
     """What keeps ``values`` from being counts, in words, or `None`."""
     if values.dtype == bool or np.issubdtype(values.dtype, np.unsignedinteger):
         return None
@@ -123,12 +123,12 @@ def _problem(values: np.ndarray, *, whole: bool = True) -> str | None:
 def _remedy(adata: ad.AnnData) -> str:
     """The advice that ends the error: a place in ``adata`` that does hold counts, or how to keep them."""
     for name, matrix in adata.layers.items():
-        if not _problem(_values(matrix)):
+        if not problem(_values(matrix)):
             return f"adata.layers[{name!r}] holds counts: fit with layer={name!r}."
-    if adata.X is not None and not _problem(_values(adata.X)):
+    if adata.X is not None and not problem(_values(adata.X)):
         return "adata.X holds counts: leave layer out."
     genes_kept = adata.raw is not None and adata.var_names.isin(adata.raw.var_names).all()
-    if genes_kept and not _problem(_values(adata.raw.X)):
+    if genes_kept and not problem(_values(adata.raw.X)):
         return "adata.raw holds counts: adata.layers['counts'] = adata.raw[:, adata.var_names].X brings them back."
     return "Keep them before normalising, with adata.layers['counts'] = adata.X.copy()."
 

@@ -11,6 +11,7 @@ import pandas as pd
 from .. import _checks
 from .._logging import logg
 from . import columns
+from . import proteins as protein_tables
 from .counts import locate
 from .labels import Labels
 
@@ -38,10 +39,15 @@ def extend(query: ad.AnnData, schema: Schema, *, layer: str | None = None, whole
             _check_column(query, argument, key)
     if layer is None and schema.layer in query.layers:
         layer = schema.layer
+    batch = None if schema.batch is None else _grown(query, "batch_key", schema.batch)
+    proteins = None
+    if schema.proteins is not None:
+        proteins = protein_tables.grown(query, schema.proteins, (schema.batch, batch))
     return replace(
         schema,
         layer=locate(query, layer, whole=whole),
-        batch=None if schema.batch is None else _grown(query, "batch_key", schema.batch),
+        batch=batch,
+        proteins=proteins,
         categorical=tuple(_grown(query, "categorical_covariate_keys", entry) for entry in schema.categorical),
         absent=absent_genes(query, schema.genes),
     )
@@ -57,12 +63,16 @@ def needed(schema: Schema) -> dict[str, list[str]]:
         "size_factor_key": [] if schema.size_factor is None else [schema.size_factor],
         "categorical_covariate_keys": [entry.key for entry in schema.categorical],
         "continuous_covariate_keys": [entry.key for entry in schema.continuous],
+        "panel_key": [panel.key] if (panel := getattr(schema.proteins, "panel", None)) else [],
     }
 
 
 def new_categories(old: Schema, new: Schema) -> dict[str, tuple[str, ...]]:
     """Categories that ``new`` has beyond those of ``old``, by column."""
-    pairs = zip((old.batch, *old.categorical), (new.batch, *new.categorical), strict=True)
+    sides = [
+        (schema.batch, *schema.categorical, getattr(schema.proteins, "panel", None)) for schema in (old, new)
+    ]
+    pairs = zip(*sides, strict=True)
     added = {a.key: b.categories[len(a.categories) :] for a, b in pairs if a is not None}
     return {key: names for key, names in added.items() if names}
 

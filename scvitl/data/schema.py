@@ -11,8 +11,10 @@ import pandas as pd
 
 from .. import _checks
 from . import columns, labels
+from . import proteins as protein_tables
 from .columns import Category, Continuous
 from .labels import Labels
+from .proteins import AUTO, Proteins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +34,7 @@ class Schema:
     categorical: tuple[Category, ...] = field(default=())
     continuous: tuple[Continuous, ...] = field(default=())
     absent: tuple[str, ...] = ()  # genes that the cells may lack, which then count as 0
+    proteins: Proteins | None = None
 
     def to_json(self) -> str:
         """The schema as text."""
@@ -57,6 +60,7 @@ class Schema:
             categorical=tuple(category(entry) for entry in record["categorical"]),
             continuous=tuple(Continuous(**entry) for entry in record["continuous"]),
             absent=tuple(record.get("absent", ())),  # older records have none
+            proteins=protein_tables.from_record(record.get("proteins")),
         )
 
 
@@ -70,9 +74,11 @@ class Codes:
     categorical: np.ndarray  # (n, C)
     continuous: np.ndarray  # (n, c)
     size_factor: np.ndarray | None  # (n,)
+    proteins: np.ndarray | None  # (n, P) counts
+    panel: np.ndarray  # (n,), of proteins
 
 
-def learn(
+def learn(  # noqa: PLR0913
     adata: ad.AnnData,
     *,
     layer: str | None = None,
@@ -83,8 +89,12 @@ def learn(
     size_factor_key: str | None = None,
     categorical_covariate_keys: Sequence[str] = (),
     continuous_covariate_keys: Sequence[str] = (),
+    protein_key: str | None = None,
+    protein_names: Sequence[str] | str | None = None,
+    panel_key: str | None = None,
+    missing_proteins: Mapping[str, Sequence[str]] | str = AUTO,
 ) -> Schema:
-    """The schema of ``adata``; the arguments are those of `scvitl.tl.scvi` and `scvitl.tl.scanvi`.
+    """The schema of ``adata``; the arguments are those of `scvitl.tl.scvi`, `scvitl.tl.scanvi` and `scvitl.tl.totalvi`.
 
     With an ``unlabeled_category``, labels are to be learned, and cells may lack them.
     """
@@ -107,19 +117,30 @@ def learn(
         label = category("labels_key", labels_key)
     else:
         label = labels.learn(adata, labels_key, unlabeled_category, labels_groups)
+    batch, proteins = category("batch_key", batch_key), None
+    if protein_key is not None:
+        proteins = protein_tables.learn(
+            adata,
+            protein_key,
+            names=protein_names,
+            batch=batch,
+            panel_key=panel_key,
+            missing=missing_proteins,
+        )
     return Schema(
         genes=tuple(map(str, adata.var_names)),
         layer=layer,
-        batch=category("batch_key", batch_key),
+        batch=batch,
         labels=label,
         size_factor=size_factor_key,
         categorical=tuple(map(covariate, categorical_covariate_keys)),
         continuous=tuple(columns.continuous(adata, key) for key in continuous_covariate_keys),
+        proteins=proteins,
     )
 
 
 def encode(adata: ad.AnnData, schema: Schema, *, genes: bool = True) -> Codes:
-    """Columns of ``adata`` as the schema's codes, with the genes matched by name where ``genes`` are of use."""
+    """Columns of ``adata`` as the schema's codes; where ``genes`` are of use, these matched by name, and proteins."""
     if adata.n_obs == 0:
         msg = "adata has no cells: check the selection that made it."
         raise ValueError(msg)
@@ -134,9 +155,13 @@ def encode(adata: ad.AnnData, schema: Schema, *, genes: bool = True) -> Codes:
     def stack(values: list[np.ndarray], dtype: type) -> np.ndarray:
         return np.stack(values, 1) if values else np.zeros((adata.n_obs, 0), dtype)
 
+    batch = codes("batch_key", schema.batch)
+    proteins, panel = None, batch
+    if genes and schema.proteins is not None:
+        proteins, panel = protein_tables.encode(adata, schema.proteins, batch)
     return Codes(
         genes=_genes(adata, schema) if genes else None,
-        batch=codes("batch_key", schema.batch),
+        batch=batch,
         labels=codes("labels_key", schema.labels),
         categorical=stack(
             [codes("categorical_covariate_keys", entry) for entry in schema.categorical], np.int64
@@ -147,6 +172,8 @@ def encode(adata: ad.AnnData, schema: Schema, *, genes: bool = True) -> Codes:
             if schema.size_factor is None
             else columns.numbers(adata, "size_factor_key", schema.size_factor, positive=True)
         ),
+        proteins=proteins,
+        panel=panel,
     )
 
 

@@ -50,17 +50,19 @@ def cells(adata: ad.AnnData, selection: object, argument: str = "indices") -> np
     return _positions(adata.obs_names, selection, argument, "adata.obs_names")
 
 
-def genes(names: Sequence[str], selection: Sequence[str] | str, argument: str = "genes") -> np.ndarray:
-    """Positions among the genes of a model, in the order asked for."""
+def genes(
+    names: Sequence[str], selection: Sequence[str] | str, argument: str = "genes", what: str = "genes"
+) -> np.ndarray:
+    """Positions among the ``names`` of genes of a model, or of ``what`` else it has, in the order asked for."""
     selection = [selection] if isinstance(selection, str) else list(selection)
     if not selection:
-        msg = f"{argument} is empty: name at least one gene, or leave it out for all {len(names)}."
+        msg = f"{argument} is empty: name at least one {what.removesuffix('s')}, or leave it out for all {len(names)}."
         raise ValueError(msg)
     twice = pd.Index(selection)[pd.Index(selection).duplicated()]
     if len(twice):
         msg = f"{argument} has {twice[0]!r} more than once."
         raise ValueError(msg)
-    return _positions(pd.Index(names), selection, argument, "the genes of the model")
+    return _positions(pd.Index(names), selection, argument, f"the {what} of the model")
 
 
 def batches(schema: Schema, selection: object, argument: str = "transform_batch") -> list[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from ._cite import cite
 from ._pbmc import pbmc
 from ._toy import toy
 
-__all__ = ["pbmc", "toy"]
+__all__ = ["cite", "pbmc", "toy"]

@@ -18,6 +18,9 @@ from ._marginal_ll import marginal_ll
 from ._model import model
 from ._normalized_expression import normalized_expression
 from ._posterior_predictive import posterior_predictive
+from ._protein_background import protein_background
+from ._protein_expression import protein_expression
+from ._protein_foreground import protein_foreground
 from ._rank_genes_groups import rank_genes_groups
 from ._reconstruction_error import reconstruction_error
 
@@ -38,6 +41,9 @@ __all__ = [
     "model",
     "normalized_expression",
     "posterior_predictive",
+    "protein_background",
+    "protein_expression",
+    "protein_foreground",
     "rank_genes_groups",
     "reconstruction_error",
 ]

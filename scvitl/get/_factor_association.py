@@ -72,6 +72,7 @@ def factor_association(
     >>> list(scvitl.get.factor_association(adata))
     ['batch', 'cell_type', 'library']
     """
+    adata = store.joined(adata, key=key, model=model)
     columns = telling(adata, keys, indices)
     fitted = store.from_uns(adata, key) if model is None else model
     values = latent(adata, key=key, model=fitted, indices=indices)

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pandas as pd
 
 from .. import _checks, store
-from ._decoding import batch_codes, gene_names, gene_positions
+from ._decoding import batch_codes, gene_names, gene_positions, protein_positions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ def feature_correlation(
     indices: object = None,
     transform_batch: str | Sequence[str] | None = None,
     genes: Sequence[str] | None = None,
+    proteins: Sequence[str] | None = None,
     method: Literal["spearman", "pearson"] = "spearman",
     n_samples: int = 10,
     random_state: int = 0,
@@ -47,6 +49,8 @@ def feature_correlation(
         each cell in its own.
     genes
         Names of genes to return, in this order. `None` takes all genes of the model.
+    proteins
+        Of a totalVI model: names of proteins to return after the genes. `None` takes all, ``[]`` none.
     method
         Spearman's rank correlation or Pearson's.
     n_samples
@@ -56,7 +60,8 @@ def feature_correlation(
 
     Returns
     -------
-    A frame of genes × genes. Nothing in ``adata`` changes.
+    A frame of genes × genes, with the proteins of a totalVI model after them; one that is called like a gene has
+    ``_protein`` added to its name. Nothing in ``adata`` changes.
 
     Raises
     ------
@@ -87,9 +92,22 @@ def feature_correlation(
             "fit with 'nb' or 'zinb'."
         )
         raise ValueError(msg)
-    positions = gene_positions(fitted.schema, genes)
+    nothing = np.empty(0, int)
+    no_genes = genes is not None and len(genes) == 0 and fitted.schema.proteins is not None
+    positions = nothing if no_genes else gene_positions(fitted.schema, genes)
     batches = batch_codes(fitted.schema, transform_batch)
     names = gene_names(fitted.schema, positions)
+    of_proteins = {}
+    if fitted.schema.proteins is not None:
+        known = fitted.schema.proteins.names
+        none = proteins is not None and len(proteins) == 0
+        chosen = nothing if none else protein_positions(fitted.schema, proteins)
+        chosen = np.arange(len(known)) if chosen is None else chosen
+        names += [f"{known[i]}_protein" if known[i] in names else known[i] for i in chosen]
+        of_proteins = {"proteins": chosen, "in_batch": np.array(fitted.schema.proteins.in_batch)}
+    elif proteins is not None:
+        msg = f"the model in adata.uns[{key!r}] has no proteins: leave proteins out, or name a totalVI model with key."
+        raise ValueError(msg)
     n_draws = cells.n_cells * n_samples
     # hidden units of all draws, two blocks of genes, and twice the result
     n_values = (
@@ -109,5 +127,6 @@ def feature_correlation(
         batches=batches,
         genes=positions,
         random_state=random_state,
+        **of_proteins,
     )
     return pd.DataFrame(values, index=names, columns=names)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import _checks, store
+from ._decoding import check_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,8 @@ def importance_weights(
     KeyError
         There is no such model, or cells or a column that it needs are missing.
     ValueError
-        Genes of the model are missing, a batch is new to it, the counts are not counts, or no cells are selected.
+        Genes of the model are missing, a batch is new to it, the counts are not counts, no cells are selected, or
+        the model has proteins, too.
 
     Examples
     --------
@@ -83,6 +85,7 @@ def importance_weights(
     fitted, cells = store.open_cells(
         adata, key=key, model=model, indices=indices, counts_for="get.importance_weights"
     )
+    check_weights(fitted)
 
     from .. import posterior
 

@@ -17,6 +17,7 @@ PARAMETERS = {
     "poisson": ("mean",),
     "normal": ("mean", "sd"),
 }
+PROTEIN_PARAMETERS = ("protein_background", "protein_foreground", "protein_mixing", "protein_dispersions")
 
 
 def likelihood_parameters(
@@ -37,6 +38,10 @@ def likelihood_parameters(
     ``mean`` is that of the negative binomial or Poisson, before zeros are lost; ``dispersions`` are inverse (the
     variance is mean + mean² / dispersion); ``dropout`` is the probability that a count is lost.
 
+    Counts of proteins, of a totalVI model, come from one of two negative binomials that share ``protein_dispersions``:
+    with probability ``protein_mixing`` from that of mean ``protein_background``, else ``protein_foreground``. The means are
+    as they are in the batch of the cell.
+
     Parameters
     ----------
     adata
@@ -50,7 +55,7 @@ def likelihood_parameters(
         Cells to take: a mask, positions, names, or a query of ``obs``. `None` takes all.
     parameters
         Which to return. `None` returns all that the likelihood has: ``mean``; ``dispersions`` for ``"nb"`` and
-        ``"zinb"``; ``dropout`` for ``"zinb"``; ``sd`` for ``"normal"``.
+        ``"zinb"``; ``dropout`` for ``"zinb"``; ``sd`` for ``"normal"``; the four of proteins for totalVI.
     n_samples
         Posterior draws per cell.
     give_mean
@@ -62,15 +67,16 @@ def likelihood_parameters(
 
     Returns
     -------
-    A dictionary of arrays, cells × genes of the model (`float32`), or samples × cells × genes for several samples that
-    are not averaged. Nothing in ``adata`` changes.
+    A dictionary of arrays, cells × genes or proteins of the model (`float32`), or samples × cells × genes or proteins for
+    several samples that are not averaged. Nothing in ``adata`` changes.
 
     Raises
     ------
     KeyError
         There is no such model, or cells or a column that it needs are missing.
     ValueError
-        Genes of the model are missing, a batch is new to it, the counts are not counts, or no cells are selected, or the likelihood lacks a parameter.
+        Genes of the model are missing, a batch is new to it, the counts are not counts, or no cells are selected, or
+        the likelihood lacks a parameter.
     MemoryError
         The arrays would not fit.
 
@@ -90,7 +96,8 @@ def likelihood_parameters(
     _checks.reading(batch_size=batch_size, random_state=random_state)
     fitted, cells = store.open_cells(adata, key=key, model=model, indices=indices)
     likelihood = fitted.params["gene_likelihood"]
-    known = PARAMETERS[likelihood]
+    proteins = fitted.schema.proteins
+    known = PARAMETERS[likelihood] + (() if proteins is None else PROTEIN_PARAMETERS)
     names = known if parameters is None else [parameters] if isinstance(parameters, str) else list(parameters)
     for name in names:
         if name not in known:
@@ -99,17 +106,24 @@ def likelihood_parameters(
                 f"it has no {name!r}."
             )
             raise ValueError(msg)
-    n_values = len(names) * cells.n_cells * cells.n_genes * (1 if give_mean else n_samples)
+    of_genes = [name for name in names if name in PARAMETERS[likelihood]]
+    of_proteins = [name for name in names if name in PROTEIN_PARAMETERS]
+    n_proteins = 0 if proteins is None else len(proteins.names)
+    n_columns = len(of_genes) * cells.n_genes + len(of_proteins) * n_proteins
+    n_values = n_columns * cells.n_cells * (1 if give_mean else n_samples)
     _checks.fits_memory(4 * n_values, "the result", "ask for fewer cells with indices or fewer parameters")
 
     from .. import posterior
 
-    return posterior.likelihood_parameters(
-        fitted.module,
-        cells,
-        names,
-        n_samples=n_samples,
-        give_mean=give_mean,
-        batch_size=batch_size,
-        random_state=random_state,
-    )
+    options = {
+        "n_samples": n_samples,
+        "give_mean": give_mean,
+        "batch_size": batch_size,
+        "random_state": random_state,
+    }
+    found = {}
+    if of_genes:
+        found |= posterior.likelihood_parameters(fitted.module, cells, of_genes, **options)
+    if of_proteins:
+        found |= posterior.protein_parameters(fitted.module, cells, of_proteins, **options)
+    return {name: found[name] for name in names}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from .. import _checks, store
-from ._decoding import batch_codes, check_library_size, gene_names, gene_positions, importance
+from ._decoding import batch_codes, check_library_size, check_weights, gene_names, gene_positions, importance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,8 @@ def normalized_expression(  # noqa: PLR0913
     KeyError
         There is no such model, gene, cell or batch, or a column that the model needs is missing.
     ValueError
-        Genes of the model are missing, a batch is new to it, the counts are not counts, or no cells are selected.
+        Genes of the model are missing, a batch is new to it, the counts are not counts, or no cells are selected; or draws
+        cannot be weighed by importance, as those of a model of proteins.
     MemoryError
         The result would not fit.
 
@@ -108,6 +109,8 @@ def normalized_expression(  # noqa: PLR0913
         raise ValueError(msg)
     needs = None if options is None else "weights='importance'"
     fitted, cells = store.open_cells(adata, key=key, model=model, indices=indices, counts_for=needs)
+    if options is not None:
+        check_weights(fitted)
     positions = gene_positions(fitted.schema, genes)
     batches = batch_codes(fitted.schema, transform_batch)
     names = gene_names(fitted.schema, positions)

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .. import _checks, store
-from ._decoding import batch_codes, gene_positions
+from ._decoding import MODALITIES, batch_codes, check_proteins, gene_positions, protein_positions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,7 @@ def posterior_predictive(
     key: str = "scvi",
     model: store.FittedModel | None = None,
     indices: object = None,
+    modality: Literal["rna", "protein"] = "rna",
     transform_batch: str | Sequence[str] | None = None,
     genes: Sequence[str] | None = None,
     n_samples: int = 1,
@@ -41,11 +42,14 @@ def posterior_predictive(
         those it was fitted to. Their genes are matched by name.
     indices
         Cells to take: a mask, positions, names, or a query of ``obs``. `None` takes all.
+    modality
+        Whether to draw counts of genes, or with a totalVI model of proteins.
     transform_batch
         Batch to decode all cells from; for several, or ``"all"``, counts are averaged. `None` leaves each cell in
         its own.
     genes
-        Names of genes to return, in this order. `None` returns all genes of the model.
+        Names of genes to return, in this order, or with ``modality="protein"`` of proteins. `None` returns all of the
+        model.
     n_samples
         Draws per cell.
     batch_size
@@ -55,14 +59,15 @@ def posterior_predictive(
 
     Returns
     -------
-    Sparse matrix of cells × genes (`float32`), or a list of as many for several samples. Nothing in ``adata`` changes.
+    Sparse matrix of cells × genes, or proteins (`float32`), or a list of as many for several samples. Nothing in ``adata`` changes.
 
     Raises
     ------
     KeyError
         There is no such model, gene, cell or batch, or a column that the model needs is missing.
     ValueError
-        Genes of the model are missing, a batch is new to it, the counts are not counts, or no cells are selected.
+        Genes of the model are missing, a batch is new to it, the counts are not counts, or no cells are selected,
+        or the model has no proteins to draw.
 
     Examples
     --------
@@ -73,18 +78,24 @@ def posterior_predictive(
     (600, 2)
     """
     _checks.whole_number("n_samples", n_samples)
+    _checks.one_of("modality", modality, MODALITIES)
     _checks.reading(batch_size=batch_size, random_state=random_state)
     fitted, cells = store.open_cells(adata, key=key, model=model, indices=indices)
-    positions = gene_positions(fitted.schema, genes)
+    if modality == "protein":
+        check_proteins(fitted, key, given=model is not None)
+        what = {"proteins": protein_positions(fitted.schema, genes, "genes")}
+    else:
+        what = {"genes": gene_positions(fitted.schema, genes)}
     batches = batch_codes(fitted.schema, transform_batch, warn=False)
 
     from .. import posterior
 
-    samples = posterior.posterior_predictive(
+    draw = posterior.protein_predictive if modality == "protein" else posterior.posterior_predictive
+    samples = draw(
         fitted.module,
         cells,
         batches=batches,
-        genes=positions,
+        **what,
         n_samples=n_samples,
         batch_size=batch_size,
         random_state=random_state,

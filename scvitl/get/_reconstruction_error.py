@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .. import _checks, store
+from ._decoding import MODALITIES, check_proteins
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +16,7 @@ def reconstruction_error(
     key: str = "scvi",
     model: store.FittedModel | None = None,
     indices: object = None,
+    modality: Literal["rna", "protein"] | None = None,
     batch_size: int | None = None,
     return_mean: bool = True,
     random_state: int = 0,
@@ -36,6 +38,9 @@ def reconstruction_error(
         those it was fitted to. Their genes are matched by name.
     indices
         Cells to take: a mask, positions, names, or a query of ``obs``. `None` takes all.
+    modality
+        Of a totalVI model: ``"rna"`` for the counts of genes alone, ``"protein"`` for those of proteins, where they were
+        measured. `None` takes both.
     batch_size
         Cells looked at together; `None` chooses by the number of genes.
     return_mean
@@ -52,7 +57,8 @@ def reconstruction_error(
     KeyError
         There is no such model, or cells or a column that it needs are missing.
     ValueError
-        Genes of the model are missing, a batch is new to it, the counts are not counts, or no cells are selected.
+        Genes of the model are missing, a batch is new to it, the counts are not counts, or no cells are selected,
+        or the model has no proteins to look at.
 
     Examples
     --------
@@ -64,13 +70,19 @@ def reconstruction_error(
     """
     _checks.reading(batch_size=batch_size, random_state=random_state)
     _checks.true_or_false("return_mean", return_mean)
+    if modality is not None:
+        _checks.one_of("modality", modality, MODALITIES)
     fitted, cells = store.open_cells(
         adata, key=key, model=model, indices=indices, counts_for="get.reconstruction_error"
     )
+    if modality == "protein":
+        check_proteins(fitted, key, given=model is not None)
+    if fitted.schema.proteins is None:
+        modality = None  # genes are all there is
 
     from .. import posterior
 
     values = posterior.reconstruction_error(
-        fitted.module, cells, batch_size=batch_size, random_state=random_state
+        fitted.module, cells, modality=modality, batch_size=batch_size, random_state=random_state
     )
     return float(values.mean(dtype="float64")) if return_mean else values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -14,6 +14,12 @@ class Reader:
     function: str  # of `tl`, whose results these are
     options: dict[str, Any]  # what scvi-tools takes where the file does not say
     idle: frozenset[str]  # arguments that make no difference, or that the tensors tell
+    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)  # fewer than other models have
+
+    @property
+    def nested(self) -> set[str]:
+        """Arguments that are dictionaries, of which single options are known."""
+        return {name.split("[")[0] for name in (*self.options, *self.idle) if "[" in name}
 
 
 TOLD = frozenset({"extra_payload_autotune", "n_hidden", "n_latent", "n_layers", "use_cuda"})
@@ -35,8 +41,7 @@ NONLINEAR = {
     "use_layer_norm": "none",
     "var_activation": "exp",
 }
-# Options of dictionaries, with the name of the dictionary.
-NESTED = ("batch_embedding_kwargs", "classifier_parameters")
+# Options of dictionaries have the name of the dictionary before them.
 EMBEDDING = frozenset({"batch_embedding_kwargs['embedding_dim']"})
 READERS = {
     "SCVI": Reader(title="scVI", function="scvi", options=NONLINEAR, idle=TOLD | EMBEDDING),
@@ -75,6 +80,33 @@ READERS = {
             "pretrained_model",
             "unlabeled_category",
             "y_prior",
+        },
+    ),
+    "TOTALVI": Reader(
+        title="totalVI",
+        function="totalvi",
+        options={
+            "gene_dispersion": "gene",
+            "protein_dispersion": "protein",
+            "gene_likelihood": "nb",
+            "latent_distribution": "normal",
+            "dropout_rate_encoder": 0.2,
+            "dropout_rate_decoder": 0.2,
+            "log_variational": True,
+            "encode_covariates": True,
+            "use_observed_lib_size": True,
+            "use_batch_norm": "both",
+            "use_layer_norm": "none",
+            "override_missing_proteins": False,
+            "extra_decoder_kwargs['activation_function_bg']": None,  # as the version has it
+        },
+        # The prior of the background is among the tensors.
+        idle=TOLD
+        | {"empirical_protein_background_prior", "n_labels", "n_layers_decoder", "n_layers_encoder"},
+        choices={
+            "gene_dispersion": ("gene", "gene-batch", "gene-label"),
+            "gene_likelihood": ("zinb", "nb"),
+            "extra_decoder_kwargs['activation_function_bg']": ("exp", "softplus"),
         },
     ),
 }

@@ -57,6 +57,28 @@ class Decoder:
         return KINDS[value.name](self, value) if value.name in KINDS else value
 
 
+def array_in(value: Any, fits: Callable[[np.ndarray], bool]) -> np.ndarray | None:
+    """The first array that ``fits`` among the parts of a value, such as those of a pickled frame."""
+    seen: dict[int, Any] = {}
+
+    def search(part: Any) -> np.ndarray | None:
+        # What was looked at once is kept, since ids are used again.
+        if id(part) in seen:
+            return None
+        seen[id(part)] = part
+        if isinstance(part, np.ndarray):
+            return part if fits(part) else None
+        if isinstance(part, Node):
+            part = part.args, part.state
+        if isinstance(part, dict):
+            part = list(part.values())
+        if not isinstance(part, (list, tuple)):
+            return None
+        return next((found for item in part if (found := search(item)) is not None), None)
+
+    return search(value)
+
+
 def _bytes(decoder: Decoder, node: Node) -> bytes:
     if node.args:
         msg = "bytes are made of something"
@@ -130,5 +152,6 @@ KINDS: dict[str, Callable[[Decoder, Node], Any]] = {
     "numpy.dtype": _dtype,
     "numpy._core.multiarray._reconstruct": _array,
     "numpy._core.multiarray.scalar": _scalar,
+    "torch._utils._rebuild_parameter": lambda decoder, node: node.args[0],
     "torch._utils._rebuild_tensor_v2": _tensor,
 }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._unpickle import Node
+from ._decode import array_in
 
 SETS = ("train", "validation")
 # Our names of the columns, and those of scvi-tools.
@@ -35,19 +35,7 @@ def history(frames: Any) -> pd.DataFrame:
     )
 
 
-def _column(value: Any, seen: dict[int, Any] | None = None) -> np.ndarray | None:
+def _column(frame: Any) -> np.ndarray | None:
     """The numbers of a frame of one column: the only array in it that has two dimensions."""
-    # What was looked at once is kept, since ids are used again.
-    seen = {} if seen is None else seen
-    if id(value) in seen:
-        return None
-    seen[id(value)] = value
-    if isinstance(value, np.ndarray):
-        return value[0].astype(np.float64) if value.ndim == 2 and len(value) == 1 else None
-    if isinstance(value, Node):
-        value = value.args, value.state
-    if isinstance(value, dict):
-        value = list(value.values())
-    if not isinstance(value, (list, tuple)):
-        return None
-    return next((found for item in value if (found := _column(item, seen)) is not None), None)
+    found = array_in(frame, lambda array: array.ndim == 2 and len(array) == 1)
+    return None if found is None else found[0].astype(np.float64)

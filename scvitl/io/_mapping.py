@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 from .. import _checks, store
 from .._logging import logg
 from ..data import locate
-from ..tl._fit import library_priors
+from ..data.multimodal import refuse
 from ..tl._options import CHOICES, NUMBERS, SWITCHES
-from . import _registry, _weights
-from ._classes import NESTED, READERS
+from ..tl._start import library_priors
+from . import _proteins, _registry, _weights
+from ._classes import READERS
 from ._history import history
 from ._unpickle import ACTIVATIONS, RELU, Node, RefusedError, intact
 
 if TYPE_CHECKING:
     import anndata as ad
     import numpy as np
+    import pandas as pd
 
     from ..data import Category, Schema
     from ..data.batches import CellData
@@ -25,13 +27,13 @@ if TYPE_CHECKING:
     from ._saved import Saved
 
 
+BY_LABEL = {"gene-label", "protein-label"}
 # What scvi-tools leaves in uns when it replaces the counts by the posterior.
 MINIFIED = {"_scvi_adata_minify_type": "latent_posterior_parameters"}
 
 
 def imported(saved: Saved, adata: ad.AnnData) -> tuple[Reader, store.FittedModel, CellData]:
     """The saved model with its reader, and the cells of ``adata`` as it reads them."""
-    from .. import __version__
     from ..data.batches import CellData
 
     with intact(saved.file):
@@ -44,12 +46,23 @@ def imported(saved: Saved, adata: ad.AnnData) -> tuple[Reader, store.FittedModel
             **_weights.sizes(reader.title, weights),
         }
         schema = _registry.schema(saved, entries, labels=_labels(architecture, saved, entries, weights))
+        if reader.title == "totalVI":
+            all_measured = architecture.pop("override_missing_proteins")
+            schema = replace(
+                schema, proteins=_proteins.learned(entries, schema.batch, all_measured=all_measured)
+            )
+            architecture |= _proteins.of_version(entries, weights, architecture["background_activation"])
         losses = history(saved.attributes.get("history_"))
         n_cells = _registry.n_cells(entries) or adata.n_obs
         trained = bool(saved.attributes.get("is_trained_", True))
     if any(adata.uns.get(key) == value for key, value in MINIFIED.items()):
         msg = "scvi-tools minified adata: its counts are gone. Pass the AnnData that still has them."
         raise ValueError(msg)
+    if schema.proteins is None:
+        refuse(adata, f"a {reader.title} model")
+    else:
+        adata, proteins = _proteins.located(adata, schema)
+        schema = replace(schema, proteins=proteins)
     whole = architecture["gene_likelihood"] != "normal"
     schema = replace(schema, layer=locate(adata, schema.layer, whole=whole))
     data = CellData(adata, schema, whole=whole)
@@ -64,9 +77,22 @@ def imported(saved: Saved, adata: ad.AnnData) -> tuple[Reader, store.FittedModel
             "repeated here: its ELBO is another one. Predictions and expression are the same"
         )
     params = {
-        "plan": "scvi-tools",
         "source": _registry.source(entries),
         "n_obs": n_cells,
+        **architecture,
+        **_facts(reader, schema, losses),
+        **_columns(schema),
+    }
+    params = {name: value for name, value in params.items() if value is not None}
+    return reader, store.FittedModel(module, schema, params, losses), data
+
+
+def _facts(reader: Reader, schema: Schema, losses: pd.DataFrame) -> dict[str, Any]:
+    """What a fit would note of itself."""
+    from .. import __version__
+
+    return {
+        "plan": "scvi-tools",
         "n_vars": len(schema.genes),
         "epochs_run": len(losses) or None,
         "restored_epoch": len(losses) - 1 if len(losses) else None,
@@ -75,13 +101,9 @@ def imported(saved: Saved, adata: ad.AnnData) -> tuple[Reader, store.FittedModel
         "format": store.FORMAT,
         "device": "cpu",
         "random_state": 0,
-        **architecture,
-        **_columns(schema),
         # Whether it is too sure of its labels, nobody has looked.
         "temperature": 1.0 if reader.title == "scANVI" else None,
     }
-    params = {name: value for name, value in params.items() if value is not None}
-    return reader, store.FittedModel(module, schema, params, losses), data
 
 
 def _reader(saved: Saved, entries: dict[str, Any]) -> Reader:
@@ -100,7 +122,8 @@ def _labels(
 ) -> Category | None:
     """The column of labels, where the model has a use for it."""
     if architecture["model"] != "scANVI":
-        return _registry.category(entries, "labels") if architecture["dispersion"] == "gene-label" else None
+        by_label = {architecture["dispersion"], architecture.get("protein_dispersion")} & BY_LABEL
+        return _registry.category(entries, "labels") if by_label else None
     labels = _registry.labels(saved, entries, weights["y_prior"].shape[1])
     if len(labels.categories) < 2:
         msg = (
@@ -113,7 +136,7 @@ def _labels(
 
 def _options(reader: Reader, saved: Saved, entries: dict[str, Any]) -> dict[str, Any]:
     """Arguments of our module, apart from sizes."""
-    given = _arguments(saved.attributes["init_params_"])
+    given = _arguments(saved.attributes["init_params_"], reader.nested)
     unknown = [name for name in given if name not in reader.options and name not in reader.idle]
     if unknown:
         msg = (
@@ -131,24 +154,28 @@ def _options(reader: Reader, saved: Saved, entries: dict[str, Any]) -> dict[str,
         options["classification_ratio"] = 50.0
     if _registry.always_latent_library(entries):
         options["use_observed_lib_size"] = False
-    for name in CHOICES.keys() & options.keys():
-        _checks.one_of(name, options[name], CHOICES[name])
+    choices = CHOICES | reader.choices
+    for name in choices.keys() & {name for name, value in options.items() if value is not None}:
+        _checks.one_of(name, options[name], choices[name])
     for name in NUMBERS.keys() & options.keys():
         _checks.number(name, options[name], **NUMBERS[name])
     for name in set(SWITCHES) & options.keys():
         _checks.true_or_false(name, options[name])
+    if reader.title == "totalVI":
+        options["dispersion"] = options.pop("gene_dispersion")
+        options["background_activation"] = options.pop("extra_decoder_kwargs['activation_function_bg']")
     return options
 
 
-def _arguments(saved: dict[str, Any]) -> dict[str, Any]:
-    """Arguments that the model was made with, apart from those left empty."""
+def _arguments(saved: dict[str, Any], nested: set[str]) -> dict[str, Any]:
+    """Arguments that the model was made with, apart from those left empty; of those ``nested``, the options."""
     if "non_kwargs" in saved:
         parts = [saved["non_kwargs"], *saved["kwargs"].values()]
     else:
         parts = [saved, *(part for part in saved.values() if isinstance(part, dict))]
         parts[0] = {name: value for name, value in saved.items() if not isinstance(value, dict)}
     flat = {name: value for part in parts for name, value in part.items()}
-    for name in NESTED:
+    for name in nested:
         flat |= {f"{name}[{key!r}]": value for key, value in (flat.pop(name, None) or {}).items()}
     if not flat.get("use_labels_groups"):
         flat.pop("use_labels_groups", None)
@@ -171,6 +198,8 @@ def _columns(schema: Schema) -> dict[str, Any]:
         "size_factor_key": schema.size_factor,
         "categorical_covariate_keys": [covariate.key for covariate in schema.categorical],
         "continuous_covariate_keys": [covariate.key for covariate in schema.continuous],
+        "protein_key": schema.proteins and schema.proteins.key,
+        "panel_key": schema.proteins and schema.proteins.panel and schema.proteins.panel.key,
     }
 
 

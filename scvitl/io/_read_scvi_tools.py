@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 from .. import _checks, store
 from .._keys import keys
 from .._logging import logg
+from ..data.multimodal import copied
 from ..tl._annotate import annotation
 from ..tl._fit import write
 from ..tl._options import check_names, check_place
+from ..tl._proteins import tables
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -21,8 +23,8 @@ def read_scvi_tools(
 ) -> AnnData | None:
     """Read a model that scvi-tools saved, so that everything here works with it as with one fitted here.
 
-    Use it for models that took long to train, or that somebody published. The classes ``SCVI``, ``LinearSCVI`` and
-    ``SCANVI`` can be read. The model goes into ``adata``, and so into every file that you write it to; the saved model is
+    Use it for models that took long to train, or that somebody published. The classes ``SCVI``, ``LinearSCVI``,
+    ``SCANVI`` and ``TOTALVI`` can be read. The model goes into ``adata``, and so into every file that you write it to; the saved model is
     not needed any more. Reading is safe with files from anywhere: the pickle in them is taken apart, never run.
 
     Parameters
@@ -33,9 +35,11 @@ def read_scvi_tools(
     adata
         Cells to use the model on, with raw counts: those that it was trained on, or others of the same batches. They
         need the genes of the model, in any order and among others, and the columns of ``obs`` that it was set up with,
-        apart from labels to be predicted.
+        apart from labels to be predicted. For a ``TOTALVI`` they also need the counts of its proteins, in ``obsm`` under
+        the name that it was set up with; or ``adata`` is a MuData. Of a model that was set up with a MuData, they are looked
+        for under ``"protein_expression"`` in an AnnData.
     key_added
-        Stem of the names of the results, in place of ``"scvi"``, ``"ldvae"`` or ``"scanvi"``.
+        Stem of the names of the results, in place of ``"scvi"``, ``"ldvae"``, ``"scanvi"`` or ``"totalvi"``.
     copy
         Whether to return a copy rather than write into ``adata``.
 
@@ -43,9 +47,9 @@ def read_scvi_tools(
     -------
     `None`, or a copy of ``adata`` if ``copy=True``. These fields are set:
 
-    `adata.obsm['X_scvi' | 'X_ldvae' | 'X_scanvi' | 'X_' + key_added]` : :class:`numpy.ndarray` (dtype `float32`)
+    `adata.obsm['X_scvi' | 'X_ldvae' | 'X_scanvi' | 'X_totalvi' | 'X_' + key_added]` : :class:`numpy.ndarray` (dtype `float32`)
         Latent space: the posterior mean.
-    `adata.uns['scvi' | 'ldvae' | 'scanvi' | key_added]` : :class:`dict`
+    `adata.uns['scvi' | 'ldvae' | 'scanvi' | 'totalvi' | key_added]` : :class:`dict`
         The model, as :func:`scvitl.tl.scvi` writes it. ``params["source"]`` is the version of scvi-tools that it
         comes from.
 
@@ -64,15 +68,22 @@ def read_scvi_tools(
     `adata.obsm['scanvi_proba' | key_added + '_proba']` : :class:`pandas.DataFrame` (dtype `float32`)
         Probabilities of all labels, cells × labels.
 
+    Of a ``TOTALVI`` also, as :func:`scvitl.tl.totalvi` writes them:
+
+    `adata.obsm['totalvi_protein' | key_added + '_protein']` : :class:`pandas.DataFrame` (dtype `float32`)
+        Counts of proteins without background, cells × proteins.
+    `adata.obsm['totalvi_protein_foreground' | key_added + '_protein_foreground']` : :class:`pandas.DataFrame` (dtype `float32`)
+        Probability that the protein is there, that its counts are more than background.
+
     Raises
     ------
     FileNotFoundError
         There is no saved model at ``path``.
     KeyError
-        A column of ``obs`` or a layer that the model needs does not exist.
+        A column of ``obs``, a layer or a table of proteins that the model needs does not exist.
     ValueError
         The file is damaged, hostile, or holds a model of another class, or with options that the models here do not have.
-        Or ``adata`` is without counts, genes of the model are missing, or a batch is new to it.
+        Or ``adata`` is without counts, genes or proteins of the model are missing, or a batch is new to it.
 
     Notes
     -----
@@ -81,6 +92,10 @@ def read_scvi_tools(
     The classifier of a ``SCANVI`` that was saved before scvi-tools 1.1 ends in a softmax. Without it, the same weights give
     logits, whose softmax gives the same probabilities; so nothing needs to be known of the version. Probabilities are
     averaged over draws of the latent state, where ``SCANVI.predict`` takes its mean, and are not calibrated.
+
+    A ``TOTALVI`` that was trained before scvi-tools 1.3.1 saw counts that were not normalised, and its batches have no
+    efficiencies. It is read as it was trained. Later versions of scvi-tools read some of these files as if they were new
+    and give other latent states.
 
     Examples
     --------
@@ -108,9 +123,11 @@ def read_scvi_tools(
     if reader.title == "scANVI":
         probabilities = posterior.label_probabilities(model.module, cells)
         slots |= annotation(adata, model, probabilities, key=names.stem)
+    if reader.title == "totalVI":
+        slots["obsm"] |= tables(model, cells, names)
     slots["obsm"][names.latent] = latent
     slots["uns"][names.model] = store.to_uns(model)
-    adata = adata.copy() if copy else adata
+    adata = copied(adata) if copy else adata
     write(adata, slots)
     logg.info(
         "    finished",

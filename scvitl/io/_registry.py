@@ -42,6 +42,12 @@ def registry(saved: Saved) -> dict[str, Any]:
         fields["extra_categorical_covs"] = {"state_registry": state}
     if "extra_continuous_keys" in old:
         fields["extra_continuous_covs"] = {"state_registry": {"columns": old["extra_continuous_keys"]}}
+    if "protein_names" in old:
+        state = {"column_names": old["protein_names"]}
+        if "totalvi_batch_mask" in old:
+            state["protein_batch_mask"] = old["totalvi_batch_mask"]
+        place = old["data_registry"]["protein_expression"]
+        fields["proteins"] = {"data_registry": place, "state_registry": state}
     return {"scvi_version": old["scvi_version"], "field_registries": fields}
 
 
@@ -53,8 +59,8 @@ def class_name(saved: Saved, entries: dict[str, Any]) -> str:
 
 def source(entries: dict[str, Any]) -> str:
     """Where the model comes from, in words."""
-    version = _version(entries)
-    return "scvi-tools" if version is None else f"scvi-tools {'.'.join(map(str, version))}"
+    number = version(entries)
+    return "scvi-tools" if number is None else f"scvi-tools {'.'.join(map(str, number))}"
 
 
 def before_priors(saved: Saved) -> bool:
@@ -64,27 +70,27 @@ def before_priors(saved: Saved) -> bool:
 
 def always_latent_library(entries: dict[str, Any]) -> bool:
     """Whether the version knew of latent library sizes alone."""
-    version = _version(entries)
-    return version is not None and version < (0, 8)
+    number = version(entries)
+    return number is not None and number < (0, 8)
 
 
-def _version(entries: dict[str, Any]) -> tuple[int, ...] | None:
+def version(entries: dict[str, Any]) -> tuple[int, ...] | None:
     """Version of scvi-tools, `None` where the file does not tell: a clone of it gives 0.0.0."""
-    numbers = re.match(r"\d{1,4}(\.\d{1,4}){1,2}", str(entries.get("scvi_version")))
-    version = numbers and tuple(map(int, numbers[0].split(".")))
-    return version if version and any(version) else None
+    found = re.match(r"\d{1,4}(\.\d{1,4}){1,2}", str(entries.get("scvi_version")))
+    numbers = found and tuple(map(int, found[0].split(".")))
+    return numbers if numbers and any(numbers) else None
 
 
 def category(entries: dict[str, Any], name: str) -> Category | None:
     """The categories of a column, `None` where no column was named."""
-    state = _state(entries, name)
+    state = state_of(entries, name)
     key = state.get("original_key")
     return None if _none(key) else Category(key, _names(state["categorical_mapping"]))
 
 
 def labels(saved: Saved, entries: dict[str, Any], n_labels: int) -> Labels:
     """The column of labels to be learned, of which the model knows ``n_labels``."""
-    column, state = category(entries, "labels"), _state(entries, "labels")
+    column, state = category(entries, "labels"), state_of(entries, "labels")
     # Files from before scvi-tools 0.15 have the word in another place.
     place, key = (state, "") if "unlabeled_category" in state else (saved.attributes, "_")
     unlabeled, names = category_name(place[f"unlabeled_category{key}"]), list(column.categories)
@@ -105,9 +111,9 @@ def schema(saved: Saved, entries: dict[str, Any], *, labels: Category | None) ->
     fields = entries["field_registries"]
     matrix = fields["X"]["data_registry"]
     size_factor = fields.get("size_factor", {}).get("data_registry", {}).get("attr_key")
-    covariates = _state(entries, "extra_categorical_covs")
+    covariates = state_of(entries, "extra_categorical_covs")
     return Schema(
-        genes=saved.genes,
+        genes=_names(fields["X"]["state_registry"]["column_names"]) if "mod_key" in matrix else saved.genes,
         layer=matrix["attr_key"] if matrix["attr_name"] == "layers" else None,
         batch=category(entries, "batch"),
         labels=labels,
@@ -119,7 +125,7 @@ def schema(saved: Saved, entries: dict[str, Any], *, labels: Category | None) ->
         # scvi-tools takes numbers as they are.
         continuous=tuple(
             Continuous(str(key), mean=0.0, sd=1.0)
-            for key in _state(entries, "extra_continuous_covs").get("columns", ())
+            for key in state_of(entries, "extra_continuous_covs").get("columns", ())
         ),
     )
 
@@ -130,7 +136,8 @@ def n_cells(entries: dict[str, Any]) -> int | None:
     return None if number is None else int(number)
 
 
-def _state(entries: dict[str, Any], name: str) -> dict[str, Any]:
+def state_of(entries: dict[str, Any], name: str) -> dict[str, Any]:
+    """What is known of a field, nothing where the model does not have it."""
     return entries["field_registries"].get(name, {}).get("state_registry", {})
 
 

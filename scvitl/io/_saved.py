@@ -23,7 +23,7 @@ class Saved:
 
     file: Path
     state: dict[str, np.ndarray]  # tensors by the names of scvi-tools
-    genes: tuple[str, ...]
+    genes: tuple[str, ...]  # none of a MuData, whose modalities have theirs in the registry
     attributes: dict[str, Any]
 
 
@@ -43,8 +43,8 @@ def read(path: str | Path) -> Saved:
         if not state or not all(isinstance(tensor, np.ndarray) for tensor in state.values()):
             msg = "there are no weights in it"
             raise ValueError(msg)
-        # Genes of several modalities are a dict; which models have these, their class tells.
-        return Saved(file, state, tuple(map(str, genes)), dict(attributes))
+        genes = () if isinstance(genes, dict) else tuple(map(str, genes))
+        return Saved(file, state, genes, dict(attributes))
 
 
 def find(path: Path) -> Path:

@@ -51,6 +51,9 @@ ADMITTED = {
     "numpy.ndarray",
     "numpy._core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar",
+    "numpy.matrix",
+    "numpy.matrixlib.defmatrix.matrix",
+    "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_tensor_v2",
     "torch.storage._load_from_bytes",
 }

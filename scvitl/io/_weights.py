@@ -17,15 +17,36 @@ if TYPE_CHECKING:
 
     from ..data import Schema
 
+# Heads of totalVI, each a layer.
+HEADS = {
+    "px_scale_decoder": "scale",
+    "px_dropout_decoder_gene": "dropout",
+    "py_back_mean_log_alpha": "background_mean",
+    "py_back_mean_log_beta": "background_sd",
+    "py_fore_scale_decoder": "foreground",
+    "py_background_decoder": "mixing",
+}
 # Patterns in the names of scvi-tools, and what they become. "Layer_0" and a scale decoder without ".0" are old spellings.
-LAYERS = r"\.(?:encoder|decoder|px_decoder|classifier\.0)\.fc_layers\.Layer[ _](\d+)"
 NAMES = (
     (r"\.factor_regressor\.fc_layers\.Layer[ _]0\.0\.", ".heads.scale.linear."),
     (r"\.factor_regressor\.fc_layers\.Layer[ _]0\.1\.", ".heads.scale.batch_norm."),
     (r"\.px_dropout_decoder\.fc_layers\.Layer[ _]0\.0\.", ".heads.dropout.linear."),
     (r"\.px_dropout_decoder\.fc_layers\.Layer[ _]0\.1\.", ".heads.dropout.batch_norm."),
-    (LAYERS + r"\.0\.", r".hidden.layers.\1.linear."),
-    (LAYERS + r"\.1\.", r".hidden.layers.\1.batch_norm."),
+    *((rf"\.{name}\.fc_layers\.Layer[ _]0\.0\.", f".heads.{head}.") for name, head in HEADS.items()),
+    # Names that totalVI alone has.
+    (r"^encoder\.l_gene_encoder\.", "l_encoder.encoder."),
+    (r"^encoder\.l_gene_", "l_encoder."),
+    (r"^encoder\.(?:z_)?", "z_encoder."),
+    (r"^decoder\.py_back_decoder\.", "decoder.background."),
+    (r"^decoder\.py_fore_decoder\.", "decoder.foreground."),
+    (r"^decoder\.sigmoid_decoder\.", "decoder.mixing."),
+    (r"^background_pro_alpha$", "protein_counts.background_mean"),
+    (r"^background_pro_log_beta$", "protein_counts.background_log_sd"),
+    (r"^log_per_batch_efficiency$", "protein_counts.log_efficiency"),
+    (r"^py_r$", "protein_counts.py_r"),
+    (r"\.(?:encoder|decoder|px_decoder|classifier\.0)\.fc_layers\.", ".hidden.fc_layers."),
+    (r"\.fc_layers\.Layer[ _](\d+)\.0\.", r".layers.\1.linear."),
+    (r"\.fc_layers\.Layer[ _](\d+)\.1\.", r".layers.\1.batch_norm."),
     (r"\.mean_(?:en|de)coder\.", ".mean."),
     (r"\.var_(?:en|de)coder\.", ".variance."),
     (r"\.px_scale_decoder\.(?:0\.)?", ".heads.scale."),
@@ -69,6 +90,12 @@ def sizes(title: str, weights: dict[str, np.ndarray]) -> dict[str, Any]:
             "n_layers_encoder": n_layers,
             "use_batch_norm": "decoder.heads.scale.batch_norm.weight" in weights,
             "bias": "decoder.heads.scale.linear.bias" in weights,
+        }
+    if title == "totalVI":
+        return {
+            **found,
+            "n_layers_encoder": n_layers,
+            "n_layers_decoder": _n_layers("decoder", weights),
         }
     found["n_layers"] = n_layers
     if "embedding.weight" in weights:

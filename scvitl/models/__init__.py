@@ -5,6 +5,7 @@ from __future__ import annotations
 from .cells import Cells
 from .ldvae import LDVAE
 from .scanvae import SCANVAE
+from .totalvae import TOTALVAE
 from .vae import VAE
 
-__all__ = ["LDVAE", "SCANVAE", "VAE", "Cells"]
+__all__ = ["LDVAE", "SCANVAE", "TOTALVAE", "VAE", "Cells"]

@@ -19,9 +19,10 @@ class Cells:
     labels: Tensor  # (B,) codes
     categorical: Tensor  # (B, C) codes, a column per categorical covariate
     continuous: Tensor  # (B, c)
-    posterior: tuple[Tensor, Tensor] | None = (
-        None  # mean and variance (B, D) that minified cells have instead
-    )
+    # mean and variance (B, D) that minified cells have instead
+    posterior: tuple[Tensor, Tensor] | None = None
+    proteins: Tensor | None = None  # (B, P) counts
+    panel: Tensor | None = None  # (B,) codes of the panels of proteins
 
     def take(self, rows: Tensor) -> Cells:
         """The cells at ``rows``."""

@@ -31,9 +31,13 @@ class Decoder(nn.Module):
         """What a fitted head does: weight (G, H) and bias (G)."""
         return self.heads[name].weight, self.heads[name].bias
 
+    def seen(self, name: str, h: Tensor) -> Tensor:
+        """Those of the hidden units that a head sees."""
+        return h
+
     def head(self, name: str, h: Tensor, genes: Tensor | None = None) -> Tensor:
         """Output of one head for all genes, (..., B, G), or for those at the positions ``genes``."""
-        weight, bias = self.affine(name)
+        (weight, bias), h = self.affine(name), self.seen(name, h)
         return F.linear(h, weight, bias) if genes is None else F.linear(h, weight[genes], bias[genes])
 
     def log_total(self, h: Tensor) -> Tensor | None:
@@ -59,7 +63,7 @@ class Decoder(nn.Module):
         So the draws of a gene lie side by side, as statistics of genes like them.
         """
         (weight, bias), which = self.affine("scale"), slice(None) if genes is None else genes
-        logits = torch.addmm(bias[which, None], weight[which], h.T)
+        logits = torch.addmm(bias[which, None], weight[which], self.seen("scale", h).T)
         if not self.softmax:
             shares = F.softplus(logits)
             return shares if out is None else out.copy_(shares)

@@ -47,6 +47,24 @@ class Expression:
 
 
 @dataclass(frozen=True, slots=True)
+class ProteinExpression:
+    """Parameters of the counts of proteins: a mixture of background and foreground."""
+
+    background: Tensor  # (..., B, P), mean of background counts
+    foreground: Tensor  # (..., B, P), mean of foreground counts, larger
+    mixing: Tensor  # (..., B, P), logits of being background
+    theta: Tensor  # (P) or (B, P), inverse dispersion
+    efficiency: Tensor | None  # (B, P), by which the means of a batch differ from those of others
+
+    @property
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Means of background and foreground counts as they are in the batch."""
+        if self.efficiency is None:
+            return self.background, self.foreground
+        return self.background * self.efficiency, self.foreground * self.efficiency
+
+
+@dataclass(frozen=True, slots=True)
 class Loss:
     """The objective of a minibatch and its parts per cell."""
 

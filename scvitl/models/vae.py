@@ -41,9 +41,8 @@ LIKELIHOODS = {
 class VAE(nn.Module):
     """scVI; the arguments are those of `scvitl.tl.scvi`, with sizes in place of names of columns."""
 
-    frozen = (
-        False  # whether batch norm and dropout stay as they are after training, whatever is trained further
-    )
+    # whether batch norm and dropout stay as they are after training, whatever is trained further
+    frozen = False
 
     def __init__(  # noqa: PLR0913
         self,
@@ -108,14 +107,7 @@ class VAE(nn.Module):
         self.z_encoder = Encoder(n_in, n_latent, n_layers=n_layers, **encoder)
         l_encoder = Encoder(n_in, 1, n_layers=1, **encoder)
         self.l_encoder = l_encoder if self.latent_library else None
-        if self.latent_library:
-            zeros = torch.zeros(1, n_batch)
-            self.register_buffer(
-                "library_log_means", zeros if library_log_means is None else library_log_means
-            )
-            self.register_buffer(
-                "library_log_vars", zeros + 1 if library_log_vars is None else library_log_vars
-            )
+        self._keep_library_prior(n_batch, library_log_means, library_log_vars)
         heads = {
             "scale": True,
             "dispersion": dispersion == "gene-cell" and gene_likelihood != "poisson",
@@ -132,10 +124,21 @@ class VAE(nn.Module):
             **norms("decoder"),
         )
 
+    def _keep_library_prior(self, n_batch: int, means: Tensor | None, variances: Tensor | None) -> None:
+        """Mean and variance of the log library size by batch, where it is latent."""
+        if self.latent_library:
+            zeros = torch.zeros(1, n_batch)
+            self.register_buffer("library_log_means", zeros if means is None else means)
+            self.register_buffer("library_log_vars", zeros + 1 if variances is None else variances)
+
     @property
     def width(self) -> int:
         """Entries per cell of the largest tensors that a reader of the model makes."""
         return self.decoder.n_genes
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Weights to train, with what is different about some of them."""
+        return [{"params": [weight for weight in self.parameters() if weight.requires_grad]}]
 
     def train(self, mode: bool = True) -> VAE:  # noqa: FBT001, FBT002
         return super().train(mode and not self.frozen)
@@ -186,7 +189,18 @@ class VAE(nn.Module):
         genes: Tensor | None = None,
     ) -> Expression:
         """Parameters of the counts for latent states ``z``, decoded as if from ``batch`` where that is given."""
-        h = self.decode(z, cells, batch)
+        return self.expression(self.decode(z, cells, batch), library, cells, batch=batch, genes=genes)
+
+    def expression(
+        self,
+        h: Tensor,
+        library: Tensor,
+        cells: Cells,
+        *,
+        batch: Tensor | None = None,
+        genes: Tensor | None = None,
+    ) -> Expression:
+        """Parameters of the counts from hidden units (..., B, H) of the decoder."""
         scale = self.decoder.scale(h, genes)
         theta = self.theta(h, cells.batch if batch is None else batch, cells.labels, genes)
         dropout = self.decoder.head("dropout", h, genes) if self.gene_likelihood == "zinb" else None
@@ -207,6 +221,27 @@ class VAE(nn.Module):
         """Log p(x | z, l) of every cell, (..., B)."""
         likelihood, names = LIKELIHOODS[self.gene_likelihood]
         return likelihood.log_likelihood(x, *(getattr(p, name) for name in names))
+
+    def explain(
+        self, z: Tensor, library: Tensor, cells: Cells, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Log-likelihood of all counts of every cell at latent states ``z`` (..., B, D), (..., B).
+
+        A model with further latent variables draws them here.
+        """
+        return self.log_likelihood(cells.x, self.generative(z, library, cells))
+
+    def log_weight(
+        self,
+        z: Tensor,
+        library: Tensor,
+        posterior: Posterior,
+        cells: Cells,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Log of p(x, z, l) / q(z, l | x) at draws, (..., B), whose mean over draws is p(x)."""
+        ratio = self.log_prior_ratio(z, library, posterior, cells, generator)
+        return self.explain(z, library, cells, generator) + ratio
 
     def sample(self, p: Expression, generator: torch.Generator | None = None) -> Tensor:
         """Counts drawn from p(x | z, l), (..., B, G)."""

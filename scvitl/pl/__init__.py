@@ -7,6 +7,7 @@ from ._correlation import correlation
 from ._history import history
 from ._loadings import loadings
 from ._posterior_predictive import posterior_predictive
+from ._protein import protein
 from ._volcano import volcano
 
-__all__ = ["confusion", "correlation", "history", "loadings", "posterior_predictive", "volcano"]
+__all__ = ["confusion", "correlation", "history", "loadings", "posterior_predictive", "protein", "volcano"]

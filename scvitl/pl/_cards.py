@@ -46,7 +46,7 @@ def widest(names: Sequence[str]) -> float:
 
 
 def lay_out(
-    n_cards: int, *, left: float, width: float, parts: Sequence[tuple[float, float]]
+    n_cards: int, *, left: float, width: float, parts: Sequence[tuple[float, float]], title: float = TITLE
 ) -> list[list[Axes]]:
     """A figure with the axes of every card from top to bottom, for ``parts`` of this height and room below each.
 
@@ -57,12 +57,12 @@ def lay_out(
     per_row = max(int((WIDEST - left - MARGIN + BETWEEN) // (width + BETWEEN)), 1)
     n_rows = -(-n_cards // per_row)
     per_row = -(-n_cards // n_rows)
-    height = TITLE + sum(map(sum, parts))
+    height = title + sum(map(sum, parts))
     size = left + per_row * (width + BETWEEN) - BETWEEN + MARGIN, MARGIN + n_rows * height
     figure, cards = plt.figure(figsize=size), []
     for card in range(n_cards):
         row, column = divmod(card, per_row)
-        x, y = left + column * (width + BETWEEN), size[1] - MARGIN - row * height - TITLE
+        x, y = left + column * (width + BETWEEN), size[1] - MARGIN - row * height - title
         cards.append([])
         for part, below in parts:
             y -= part

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from .. import _checks
+from ..data.multimodal import variables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.text import Annotation
@@ -28,14 +29,16 @@ def gene_labels(adata: AnnData, genes: Sequence[str] | pd.Index, gene_symbols: s
     """What to call ``genes``: by name, or by a column of ``var`` where that has something; short enough to draw."""
     names = list(map(str, genes))
     if gene_symbols is not None:
-        if gene_symbols not in adata.var:
+        tables = variables(adata)
+        columns = list(dict.fromkeys(column for var in tables for column in var))
+        if gene_symbols not in columns:
             msg = (
                 f"gene_symbols={gene_symbols!r} is not in adata.var."
-                f"{_checks.did_you_mean(gene_symbols, adata.var.columns)} "
-                f"Columns: {', '.join(map(repr, adata.var.columns)) or 'none'}."
+                f"{_checks.did_you_mean(gene_symbols, columns)} "
+                f"Columns: {', '.join(map(repr, columns)) or 'none'}."
             )
             raise KeyError(msg)
-        symbols = adata.var[gene_symbols].dropna().astype(str)
+        symbols = pd.concat([var[gene_symbols].dropna().astype(str) for var in tables if gene_symbols in var])
         symbols = symbols[~symbols.index.duplicated()].to_dict()
         names = [symbols.get(name, name) for name in names]
     return [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
@@ -50,7 +53,7 @@ def name_at_side(
     """
     if not len(names):
         return []
-    _settle(ax)
+    settle(ax)
     height = ax.get_window_extent().height * 72 / ax.figure.dpi
     step = min(LINE * SIZE / height, 1 / len(names))
     heights = ax.transAxes.inverted().transform(ax.transData.transform(np.column_stack([x, y])))[:, 1]
@@ -84,7 +87,7 @@ def name_nearby(
     """
     from matplotlib.transforms import Bbox
 
-    _settle(ax)
+    settle(ax)
     pixels = ax.figure.dpi / 72
     inside = ax.get_window_extent().padded(-2 * pixels)
     points = ax.transData.transform(np.column_stack([x, y]))
@@ -139,7 +142,7 @@ def text_size(text: Annotation) -> np.ndarray:
     return Text.get_window_extent(text).size
 
 
-def _settle(ax: Axes) -> None:
+def settle(ax: Axes) -> None:
     """Let the figure find the size of the axes."""
     ax.figure.canvas.figure.draw_without_rendering()
 

@@ -16,16 +16,28 @@ from .expression import (
 )
 from .importance import importance_weights
 from .latent import aggregated_posterior, latent, latent_distribution, library_size
+from .proteins import (
+    Expression,
+    background,
+    foreground,
+    protein_parameters,
+    protein_predictive,
+    protein_quantities,
+    protein_values,
+)
 from .scores import elbo, marginal_ll, reconstruction_error
 
 __all__ = [
+    "Expression",
     "aggregated_posterior",
+    "background",
     "calibration_error",
     "compare",
     "elbo",
     "expression_blocks",
     "expression_draws",
     "feature_correlation",
+    "foreground",
     "importance_weights",
     "label_probabilities",
     "latent",
@@ -36,6 +48,10 @@ __all__ = [
     "marginal_ll",
     "normalized_expression",
     "posterior_predictive",
+    "protein_parameters",
+    "protein_predictive",
+    "protein_quantities",
+    "protein_values",
     "reconstruction_error",
     "stream",
     "temperature",

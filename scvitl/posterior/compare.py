@@ -14,6 +14,7 @@ from . import differential, pools
 from .draws import decode, draw
 from .engine import noise, posterior
 from .importance import MAX_CELLS, weigh
+from .proteins import DecodedProteins, Expression, incomplete, protein_draws
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..models import VAE
     from .draws import Draws
 
+PROTEIN_PSEUDOCOUNT = 1e-5  # next to the prior count
 ENOUGH_TO_FILTER = 10  # cells per latent dimension, below which outliers cannot be told
 
 
@@ -39,12 +41,15 @@ def compare(  # noqa: PLR0913
     importance_options: dict[str, Any] | None = None,
     filter_outlier_cells: bool = False,
     random_state: int = 0,
+    in_batch: np.ndarray | None = None,
+    protein_prior_count: float = 0.1,
     **change,
-) -> list[dict[str, Any]]:
-    """Statistics of every gene for every pair of ``sets`` of cells, as arrays.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+    """Statistics of every gene, and of every protein if there are some, for every pair of ``sets`` of cells, as arrays.
 
     ``mean_counts`` of the genes in both sides of every pair may be `None` for cells without counts; expected counts
-    take their place. ``change`` are the options of `differential.change`.
+    take their place. ``in_batch`` (K, P) says which proteins a batch measured; ``protein_prior_count`` is added to proteins
+    before they are compared. ``change`` are the options of `differential.change`.
     """
     rng, generator = np.random.default_rng(random_state), noise(data, random_state)
     if importance_options is not None:
@@ -62,11 +67,32 @@ def compare(  # noqa: PLR0913
         options = {**importance_options, "random_state": random_state}
         draws = _weighed(model, data, draws, plan, rng=rng, **options)
     own = all(code is None for side in batches for code in side)
-    sides = pools.Sides(plan, decode(model, draws, None if own else batch))
+    batch = None if own else batch
+    of_proteins = None
+    if in_batch is not None:
+        shares = incomplete(in_batch)
+        values = protein_draws(model, draws, Expression(), generator, batch=batch, shares=shares)
+        decoded = DecodedProteins(draws.z[:, :0], values + protein_prior_count)
+        of_proteins = _compared(
+            pools.Sides(plan, decoded), mode, random_state, **{**change, "pseudocounts": PROTEIN_PSEUDOCOUNT}
+        )
+        for table in of_proteins:
+            for side in ("scale1", "scale2"):
+                table[side] = table[side] - protein_prior_count
+    sides = pools.Sides(plan, decode(model, draws, batch))
+    if data.counts is None and mode != "vanilla":
+        mean_counts = _expected_counts(sides, draws)
+    return _compared(sides, mode, random_state, mean_counts=mean_counts, **change), of_proteins
+
+
+def _compared(
+    sides: pools.Sides, mode: str, random_state: int, *, mean_counts: Sequence | None = None, **change
+) -> list[dict[str, Any]]:
+    """Statistics of every feature for every pair."""
     if mode == "vanilla":
         return differential.vanilla(sides)
-    if data.counts is None:
-        mean_counts = _expected_counts(sides, draws)
+    if mean_counts is None:
+        mean_counts = [(None, None)] * len(sides.spans)
     return differential.change(sides, mean_counts=mean_counts, random_state=random_state, **change)
 
 

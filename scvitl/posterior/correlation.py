@@ -14,12 +14,14 @@ from ..likelihoods import nb
 from .draws import Decoded, decode, draw
 from .engine import noise
 from .expression import positions
+from .proteins import incomplete, protein_draws
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..data.batches import CellData
     from ..models import VAE
+    from ..models.records import ProteinExpression
 
 BLOCK_ENTRIES = 2**26  # draws × genes of a block: 256 MB of float32; two blocks are held at once
 DRAWN_TOGETHER = 2**22  # draws × genes of which ranks are taken, in float64
@@ -34,33 +36,51 @@ def feature_correlation(
     n_samples: int = 10,
     batches: Sequence[int | None] = (None,),
     genes: np.ndarray | None = None,
+    proteins: np.ndarray | None = None,
+    in_batch: np.ndarray | None = None,
     random_state: int = 0,
 ) -> np.ndarray:
-    """Correlation of genes, (g, g), over ``n_samples`` draws of every cell; the mean over ``batches``.
+    """Correlation of genes and after them proteins, (g + p, g + p), over ``n_samples`` draws of every cell.
 
-    Draws are Gamma(mean = share, shape = theta): the rates, up to the depth of the cell, of its Poisson counts.
+    It is the mean over ``batches``. Proteins that some batches lack, by ``in_batch`` (K, P), are decoded as of one that has
+    them.
+
+    Draws are Gamma(mean = share, shape = theta): the rates, up to the depth of the cell, of its Poisson counts. Those of
+    proteins are zero where the count is background.
     """
     generator = noise(data, random_state)
     draws = draw(model, data, torch.arange(data.n_cells).repeat_interleave(n_samples), generator)
     genes = np.arange(data.n_genes) if genes is None else genes
+    shares = None if in_batch is None else incomplete(in_batch, first=True)
     total = 0
     for batch in batches:
-        decoded = decode(model, draws, batch)
-        total = total + _correlation(decoded, positions(genes, data), method, generator)
+        decoded, others = decode(model, draws, batch), None
+        if proteins is not None:
+            rates = protein_draws(model, draws, _protein_rates, generator, batch=batch, shares=shares)
+            others = rates[positions(proteins, data)].cpu().numpy()
+        total = total + _correlation(decoded, positions(genes, data), others, method, generator)
     return total / len(batches)
 
 
 def _correlation(
-    decoded: Decoded, genes: torch.Tensor, method: str, generator: torch.Generator
+    decoded: Decoded,
+    genes: torch.Tensor,
+    others: np.ndarray | None,
+    method: str,
+    generator: torch.Generator,
 ) -> np.ndarray:
-    """Correlation for one way of decoding. Blocks of genes wait in files where not all fit together."""
-    out = np.empty((len(genes), len(genes)))
-    parts = genes.split(max(1, BLOCK_ENTRIES // len(decoded.hidden)))
+    """Correlation for one way of decoding, with ``others`` (p, N) after the genes.
+
+    Blocks of genes wait in files where not all fit together.
+    """
+    parts = [*genes.split(max(1, BLOCK_ENTRIES // len(decoded.hidden)))] if len(genes) else []
+    parts += [] if others is None else [others]
     bounds = np.cumsum([0, *map(len, parts)])
+    out = np.empty((bounds[-1], bounds[-1]))
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{i}.npy") for i in range(len(parts))]
         for i, part in enumerate(parts):
-            rates = _rates(decoded, part, generator)
+            rates = iter([part]) if part is others else _rates(decoded, part, generator)
             block = _standardised(rates, (len(part), len(decoded.hidden)), ranked=method == "spearman")
             rows = slice(bounds[i], bounds[i + 1])
             for j in range(i):
@@ -69,7 +89,13 @@ def _correlation(
             if i + 1 < len(parts):
                 np.save(files[i], block)
     lower = np.tril(out, -1)
-    return np.clip(lower + lower.T + np.eye(len(genes)), -1, 1)
+    return np.clip(lower + lower.T + np.eye(len(out)), -1, 1)
+
+
+def _protein_rates(p: ProteinExpression, generator: torch.Generator) -> torch.Tensor:
+    """Rates of foreground counts, drawn, and zero where the count is background, (N, P)."""
+    there = torch.bernoulli(torch.sigmoid(-p.mixing), generator=generator)
+    return nb.gamma(p.foreground, p.theta, generator=generator) * there
 
 
 def _rates(decoded: Decoded, genes: torch.Tensor, generator: torch.Generator) -> Iterator[np.ndarray]:

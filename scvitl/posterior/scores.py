@@ -17,24 +17,42 @@ if TYPE_CHECKING:
     from ..models import VAE, Cells
     from ..models.records import Posterior
 
+MODALITIES = "rna", "protein"  # in the order of `TOTALVAE.explain_apart`
+
 
 @torch.inference_mode()
 def elbo(model: VAE, data: CellData, *, batch_size: int | None = None, random_state: int = 0) -> np.ndarray:
     """Evidence lower bound of every cell, (n,), with one posterior draw; higher is better."""
-    parts = [
-        log_likelihood - sum(kl)
-        for log_likelihood, kl in _terms(model, data, batch_size=batch_size, random_state=random_state)
-    ]
+    generator, parts = noise(data, random_state), []
+    for cells, posterior in stream(model, data, batch_size=batch_size):
+        z, library = posterior.draw(generator=generator)
+        log_likelihood = model.explain(z, library, cells, generator)
+        parts.append(log_likelihood - sum(model.kl(z, posterior, cells, generator)))
     return torch.cat(parts).cpu().numpy()
 
 
 @torch.inference_mode()
 def reconstruction_error(
-    model: VAE, data: CellData, *, batch_size: int | None = None, random_state: int = 0
+    model: VAE,
+    data: CellData,
+    *,
+    modality: str | None = None,
+    batch_size: int | None = None,
+    random_state: int = 0,
 ) -> np.ndarray:
-    """Negative log-likelihood of every cell given one posterior draw, (n,); lower is better."""
-    terms = _terms(model, data, batch_size=batch_size, random_state=random_state)
-    return -torch.cat([log_likelihood for log_likelihood, _ in terms]).cpu().numpy()
+    """Negative log-likelihood of every cell given one posterior draw, (n,); lower is better.
+
+    Of a model of proteins, that of genes ("rna") or proteins ("protein") apart, or of both.
+    """
+    generator, parts = noise(data, random_state), []
+    for cells, posterior in stream(model, data, batch_size=batch_size):
+        drawn = posterior.draw(generator=generator)
+        if modality is None:
+            parts.append(model.explain(*drawn, cells, generator))
+        else:
+            apart = model.explain_apart(*drawn, cells, generator)
+            parts.append(apart[MODALITIES.index(modality)])
+    return -torch.cat(parts).cpu().numpy()
 
 
 @torch.inference_mode()
@@ -65,17 +83,5 @@ def marginal_ll_of(
     logs = []
     for start in range(0, n_mc_samples, draws):
         z, library = posterior.draw(min(draws, n_mc_samples - start), generator)
-        log_likelihood = model.log_likelihood(cells.x, model.generative(z, library, cells))
-        logs.append(log_likelihood + model.log_prior_ratio(z, library, posterior, cells, generator))
+        logs.append(model.log_weight(z, library, posterior, cells, generator))
     return torch.logsumexp(torch.cat(logs), dim=0) - math.log(n_mc_samples)
-
-
-def _terms(model: VAE, data: CellData, *, batch_size: int | None, random_state: int):
-    """Log-likelihood given one draw, and KL divergences, of block after block."""
-    generator = noise(data, random_state)
-    for cells, posterior in stream(model, data, batch_size=batch_size):
-        z, library = posterior.draw(generator=generator)
-        yield (
-            model.log_likelihood(cells.x, model.generative(z, library, cells)),
-            model.kl(z, posterior, cells, generator),
-        )

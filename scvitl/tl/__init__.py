@@ -10,6 +10,7 @@ from ._normalized_expression import normalized_expression
 from ._rank_genes_groups import rank_genes_groups
 from ._scanvi import scanvi
 from ._scvi import scvi
+from ._totalvi import totalvi
 
 __all__ = [
     "differential_abundance",
@@ -20,4 +21,5 @@ __all__ = [
     "rank_genes_groups",
     "scanvi",
     "scvi",
+    "totalvi",
 ]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .. import _checks
 from .._logging import logg
 from ..data import selection
+from ..get._decoding import check_weights
 from ._groups import is_membership
-from ._ranking import count_statistics, frame
+from ._ranking import count_statistics, frame, protein_statistics
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -35,6 +38,7 @@ def check_options(options: dict[str, Any], batches1: object, batches2: object) -
         _checks.number("pseudocounts", options["pseudocounts"], above=0)
     for level in options["cred_interval_lvls"]:
         _checks.number("cred_interval_lvls", level, above=0, below=1)
+    _checks.number("protein_prior_count", options["protein_prior_count"], above=0)
     _checks.number("fdr_target", options["fdr_target"], above=0, below=1)
     _checks.whole_number("n_samples", options["n_samples"], at_least=2)
     _checks.seed(options["random_state"])
@@ -87,8 +91,11 @@ def compare(
     *,
     batches: Batches,
     importance_options: dict[str, Any] | None,
-) -> dict[str, pd.DataFrame]:
-    """The full table of every group."""
+) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame] | None]:
+    """The full table of genes of every group, and that of proteins where there are some."""
+    if importance_options is not None:
+        check_weights(fitted)
+
     from .. import posterior
 
     if data.counts is None:
@@ -96,7 +103,8 @@ def compare(
         counts = [{} for _ in comparisons.pairs]
     else:
         counts = count_statistics(data.counts, comparisons, data.measured)
-    statistics = posterior.compare(
+    proteins = fitted.schema.proteins
+    genes, of_proteins = posterior.compare(
         fitted.module,
         data,
         comparisons.sets,
@@ -104,10 +112,19 @@ def compare(
         batches=batches,
         mean_counts=[(table.get("raw_mean1"), table.get("raw_mean2")) for table in counts],
         importance_options=importance_options,
+        in_batch=None if proteins is None else np.array(proteins.in_batch),
         **{name: value for name, value in options.items() if name not in {"fdr_target", "batch_correction"}},
     )
     sides = {"reference": comparisons.reference, "fdr_target": options["fdr_target"]}
-    return {
-        name: frame(fitted.schema.genes, data.measured, *both, group=name, **sides)
-        for name, *both in zip(comparisons.names, statistics, counts, strict=True)
-    }
+
+    def frames(names: tuple[str, ...], measured: np.ndarray, *parts) -> dict[str, pd.DataFrame]:
+        return {
+            name: frame(names, measured, *both, group=name, **sides)
+            for name, *both in zip(comparisons.names, *parts, strict=True)
+        }
+
+    tables = frames(fitted.schema.genes, data.measured, genes, counts)
+    if of_proteins is None:
+        return tables, None
+    counts = protein_statistics(fitted.module, data, comparisons)
+    return tables, frames(proteins.names, np.ones(len(proteins.names), bool), of_proteins, counts)

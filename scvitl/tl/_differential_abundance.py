@@ -8,6 +8,7 @@ import pandas as pd
 from .. import _checks, store
 from .._keys import keys
 from .._logging import logg
+from ..data.multimodal import copied
 from ._fit import check_copy, write
 
 if TYPE_CHECKING:
@@ -77,19 +78,20 @@ def differential_abundance(
     >>> adata.obsm["scvi_abundance"].columns.tolist()
     ['batch_0', 'batch_1']
     """
-    _checks.obs_column(adata, "sample_key", sample_key)
+    whole = store.joined(adata, key=key, model=model)
+    _checks.obs_column(whole, "sample_key", sample_key)
     if num_cells_posterior is not None:
         _checks.whole_number("num_cells_posterior", num_cells_posterior)
     if dof is not None:
         _checks.number("dof", dof, above=0)
     _checks.seed(random_state)
     check_copy(adata, copy)
-    column = adata.obs[sample_key].astype("category").cat.remove_unused_categories().cat
+    column = whole.obs[sample_key].astype("category").cat.remove_unused_categories().cat
     if (column.codes < 0).any():
         msg = f"adata.obs[{sample_key!r}] is NaN in {int((column.codes < 0).sum())} cells: name their sample, or drop them."
         raise ValueError(msg)
     start = logg.info("computing the abundance of samples")
-    fitted, data = store.open_cells(adata, key=key, model=model)
+    fitted, data = store.open_cells(whole, key=key, model=model)
 
     from .. import posterior
 
@@ -100,7 +102,7 @@ def differential_abundance(
     values = posterior.log_densities(fitted.module, data, samples, dof=dof)
     frame = pd.DataFrame(values, index=adata.obs_names, columns=list(map(str, column.categories)))
     name = keys(key, key_added).abundance
-    adata = adata.copy() if copy else adata
+    adata = copied(adata) if copy else adata
     write(adata, {"obsm": {name: frame}})
     logg.info("    finished", time=start, deep=f"added\n    {name!r}, log densities of samples (adata.obsm)")
     return adata if copy else None

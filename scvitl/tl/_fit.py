@@ -13,23 +13,31 @@ import pandas as pd
 
 from .. import _checks, store
 from .._logging import logg
-from ..data import Labels, learn, locate
+from ..data import Labels, learn, locate, multimodal
 from ._options import check_columns, check_options, check_place
+from ._start import new_module
 
 if TYPE_CHECKING:
     import anndata as ad
     import numpy as np
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from .._keys import Keys
     from ..data import Schema
     from ..data.batches import CellData
+    from ..data.proteins import Proteins
     from ..training.fit import History
     from ..training.plan import Plan
 
 MANY_GENES = 10_000
 ENOUGH_LABELLED = 8  # cells of a minibatch that have labels, so that no others are needed
-RUN = ("random_state", "train_size", "n_samples_per_label")  # options that are not the plan's
+# options that are not the plan's
+RUN = ("random_state", "train_size", "n_samples_per_label", "adversarial_classifier")
+OF_SCHEMA = (
+    "labels_groups",
+    "missing_proteins",
+    "protein_names",
+)  # columns that it keeps in a form of its own
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,13 @@ def prepare(
     ``columns`` has the arguments of `data.learn`; ``training`` those of `training.plan.resolve`, and ``plan``,
     ``train_size``, ``device``, ``random_state``, ``progress`` and, where labels are learned, ``n_samples_per_label``.
     """
+    multimodal.refuse(adata, title)
     check_place(adata, keys)
     columns, architecture, training = (
         {name: store.plain(value) for name, value in options.items()}
         for options in (columns, architecture, training)
     )
-    check_columns(columns, architecture["dispersion"])
+    check_columns(columns, architecture["dispersion"], architecture.get("protein_dispersion", ""))
     check_options({**architecture, **training}, linear=title == "LDVAE")
     columns["layer"] = locate(adata, columns["layer"], whole=architecture["gene_likelihood"] != "normal")
     schema = learn(adata, **columns)
@@ -84,10 +93,16 @@ def prepare(
     return Setting(title, schema, columns, architecture, training)
 
 
-def fit(adata: ad.AnnData, setting: Setting, *, initial: store.FittedModel | None = None) -> Fit:
+def fit(
+    adata: ad.AnnData,
+    setting: Setting,
+    *,
+    initial: store.FittedModel | None = None,
+    priors: dict[str, Any] | None = None,
+) -> Fit:
     """Fit a model to ``adata``, leaving ``adata`` alone.
 
-    Training starts from the weights of ``initial``, as far as it has them.
+    Training starts from the weights of ``initial``, as far as it has them. ``priors`` are arguments of the module.
     """
     from ..data.batches import CellData
     from ..data.device import choose
@@ -96,16 +111,21 @@ def fit(adata: ad.AnnData, setting: Setting, *, initial: store.FittedModel | Non
     training = dict(setting.training)
     params = {"model": setting.title, **{name: training.pop(name, None) for name in RUN}}
     params |= {**setting.architecture, **setting.columns, "device": choose(training.pop("device"))}
-    params.pop("labels_groups", None)  # the schema has them
+    for name in OF_SCHEMA:
+        params.pop(name, None)
     show = training.pop("progress")
     if isinstance(setting.schema.labels, Labels) and training["max_epochs"] is None:
         training["max_epochs"] = supervised_epochs(
             training["plan"], adata.n_obs, pretrained=initial is not None
         )
+    if training["early_stopping"] is None and params["train_size"] == 1:
+        training["early_stopping"] = False  # nothing is held out
+    if setting.schema.proteins is not None:
+        training |= {"proteins": True, "adversary": params["adversarial_classifier"]}
     plan = resolve(training.pop("plan"), adata.n_obs, **training)
     whole = params["gene_likelihood"] != "normal"
     data = CellData(adata, setting.schema, device=params["device"], whole=whole)
-    return _train(data, setting.schema, plan, params, initial=initial, show=show)
+    return _train(data, setting.schema, plan, params, initial=initial, priors=priors, show=show)
 
 
 def _train(
@@ -115,6 +135,7 @@ def _train(
     params: dict[str, Any],
     *,
     initial: store.FittedModel | None,
+    priors: dict[str, Any] | None,
     show: bool | None,
 ) -> Fit:
     """Build the module that ``params`` describe, train it, and read the latent space."""
@@ -137,7 +158,9 @@ def _train(
             )
     else:
         cells, minibatches = split(n_cells, plan.batch_size, train_size, random_state), singles
-    module = _start(data, schema, plan, params, initial).to(data.device)
+    module = new_module(data, schema, params, fast=plan.name == "fast", initial=initial, priors=priors).to(
+        data.device
+    )
     logg.info(
         f"    {plan.max_epochs} epochs on {len(cells[0]):,} cells, {len(cells[1]):,} held out, on {params['device']}"
     )
@@ -147,6 +170,8 @@ def _train(
         history = train(
             module, data, *cells, plan, random_state=random_state, progress=bar, minibatches_of=minibatches
         )
+        if schema.proteins is not None:
+            module.adversary = None
         representation = latent(module, data)
     finally:
         bar.close()
@@ -154,44 +179,6 @@ def _train(
     fitted = store.FittedModel(module, schema, params, frame(history))
     bar.finish(line(title, fitted), curves(fitted.history))
     return Fit(fitted, representation, data, cells[1])
-
-
-def _start(
-    data: CellData,
-    schema: Schema,
-    plan: Plan,
-    params: dict[str, Any],
-    initial: store.FittedModel | None,
-) -> nn.Module:
-    """The module before training."""
-    import torch
-
-    tensors = {}
-    if not (params["use_observed_lib_size"] or schema.size_factor):
-        tensors = library_priors(data, schema)
-    if params.get("y_prior") is not None:
-        tensors["y_prior"] = torch.tensor([params["y_prior"]], dtype=torch.float32)
-    module = store.build(params, schema, random_state=params["random_state"], **tensors)
-    if module.latent_library and plan.name == "fast":
-        # Libraries start where cells are, not at a single count, which would take most of the training to mend.
-        with torch.no_grad():
-            module.l_encoder.mean.bias += module.library_log_means.mean()
-    if initial is not None:
-        module.load_state_dict(initial.module.state_dict(), strict=False)
-    return module
-
-
-def library_priors(data: CellData, schema: Schema) -> dict[str, Any]:
-    """Mean and variance of the log total counts per batch, each (1, K)."""
-    import torch
-
-    n_batch = 1 if schema.batch is None else len(schema.batch.categories)
-    means, variances = torch.zeros(1, n_batch), torch.ones(1, n_batch)
-    for code in range(n_batch):
-        library = data.library[data.batch == code]
-        means[0, code] = library.mean()
-        variances[0, code] = library.var(unbiased=False).clamp_min(1e-4)  # a batch may hold a single cell
-    return {"library_log_means": means, "library_log_vars": variances}
 
 
 def facts(data: CellData, plan: Plan, history: History) -> dict[str, Any]:
@@ -231,7 +218,8 @@ def line(title: str, model: store.FittedModel) -> str:
     accuracy = None if epoch is None else model.history.get("accuracy_validation", {}).get(epoch)
     stopped = ", interrupted" if p["interrupted"] else ""
     parts = [
-        f"{title}: {p['n_obs']:,} cells × {p['n_vars']:,} genes",
+        f"{title}: {p['n_obs']:,} cells × {p['n_vars']:,} genes"
+        + (f" and {len(proteins.names)} proteins" if (proteins := model.schema.proteins) else ""),
         batch and f"{len(batch.categories)} batches",
         f"{p['epochs_run']} epochs in {p['seconds']:.0f} s on {p['device']}{stopped}",
         loss and f"held-out loss {loss}",
@@ -244,21 +232,26 @@ def check_copy(adata: ad.AnnData, copy: object) -> None:
     """A copy of a file that is not read would be another file."""
     _checks.true_or_false("copy", copy)
     if copy and adata.isbacked:
-        msg = "copy=True cannot copy an AnnData that is backed by a file: read it first, with adata = adata.to_memory()."
+        msg = f"copy=True cannot copy what is backed by a file: read it first, with {multimodal.reading(adata)}."
         raise ValueError(msg)
 
 
-def write(adata: ad.AnnData, slots: dict[str, dict[str, Any]]) -> None:
-    """Write all results at once: ``{"obsm": {key: value}, …}``; `None` takes an entry away."""
+def write(adata: ad.AnnData, slots: dict[str, dict[str, Any]], *, proteins: Proteins | None = None) -> None:
+    """Write all results at once: ``{"obsm": {key: value}, …}``; `None` takes an entry away.
+
+    Of a MuData, layers go into the modality of genes that a model of ``proteins`` has.
+    """
     from anndata import ImplicitModificationWarning
 
     if adata.is_view:
         logg.warning("adata is a view of another AnnData; writing results makes it a copy of its own")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImplicitModificationWarning)
+        multimodal.make_actual(adata)
         for slot, values in slots.items():
+            at, order = multimodal.place(adata, slot, proteins)
             for key, value in values.items():
                 if value is not None:
-                    getattr(adata, slot)[key] = value
-                elif key in getattr(adata, slot):
-                    del getattr(adata, slot)[key]
+                    getattr(at, slot)[key] = value if order is None else value[order]
+                elif key in getattr(at, slot):
+                    del getattr(at, slot)[key]

@@ -34,6 +34,18 @@ class Comparisons:
         return np.concatenate([self.sets[i] for i in side])
 
 
+def check_choice(groupby: object, groups: object, reference: object, cells1: object, cells2: object) -> bool:
+    """Arguments that go together were given; whether they select cells, rather than name a column."""
+    if (groupby is None) == (cells1 is None):
+        msg = "say which cells to compare: either groupby, a column of obs, or cells1 (and cells2), not both."
+        raise ValueError(msg)
+    selected = cells1 is not None
+    if (selected and (groups is not None or reference != "rest")) or (not selected and cells2 is not None):
+        msg = "groups and reference go with groupby, cells2 with cells1: leave out what does not belong."
+        raise ValueError(msg)
+    return selected
+
+
 def by_column(
     adata: ad.AnnData, groupby: str, groups: Sequence[str] | str | None, reference: str
 ) -> Comparisons:

@@ -6,9 +6,11 @@ from .. import store
 from .._keys import keys
 from .._logging import logg
 from ..data import Labels
+from ..data.multimodal import as_read, copied
 from . import _mapping
 from ._fit import check_copy, write
 from ._options import check_names, check_place
+from ._proteins import tables
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -74,6 +76,9 @@ def map_query(  # noqa: PLR0913
     `query.obs['scanvi' | key_added]`, `query.obs['scanvi_confidence']`, `query.obsm['scanvi_proba']`
         Of a scANVI model: labels, how sure they are, and the probabilities of all; with groups of labels,
         `query.obs['scanvi_group']`. Labels that the query has of its own are not looked at.
+    `query.obsm['totalvi_protein']`, `query.obsm['totalvi_protein_foreground']`
+        Of a totalVI model: proteins without background, and the probability that they are there. Those that the query lacks,
+        or all of them, are imputed.
 
     Raises
     ------
@@ -109,7 +114,7 @@ def map_query(  # noqa: PLR0913
     _mapping.check_options(max_epochs, min_confidence, random_state, progress)
     start = logg.info(f"mapping {query.n_obs:,} cells onto a reference of {model.params['n_obs']:,}")
     fitted = _mapping.fit(
-        query,
+        as_read(query, model.schema.proteins),
         model,
         layer=layer,
         max_epochs=max_epochs,
@@ -119,8 +124,10 @@ def map_query(  # noqa: PLR0913
     )
     slots = _mapping.annotated(query, reference, fitted, key=names.stem, min_confidence=min_confidence)
     slots["obsm"][names.latent] = fitted.latent
+    if fitted.model.schema.proteins is not None:
+        slots["obsm"] |= tables(fitted.model, fitted.data, names, random_state=random_state)
     slots["uns"][names.model] = store.to_uns(fitted.model)
-    query = query.copy() if copy else query
+    query = copied(query) if copy else query
     write(query, slots)
     labels = (
         f"    {names.label!r} and {names.confidence!r}, predicted label and its probability (query.obs)\n"

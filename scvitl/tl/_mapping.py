@@ -12,8 +12,10 @@ from .. import _checks, store
 from .._logging import logg
 from ..data import Labels
 from ..data import query as queries
+from ..data.multimodal import is_mudata
 from ._annotate import annotation
 from ._fit import Fit, curves, facts, frame
+from ._start import library_priors
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -35,7 +37,7 @@ def check(query: ad.AnnData, reference: ad.AnnData, key: str) -> store.FittedMod
     import anndata as ad
 
     for name, value in {"query": query, "reference": reference}.items():
-        if not isinstance(value, ad.AnnData):
+        if not (isinstance(value, ad.AnnData) or is_mudata(value)):
             msg = f"{name} takes an AnnData, not {type(value).__name__}."
             raise TypeError(msg)
     there, here = (store.is_model(adata.uns.get(key)) for adata in (reference, query))
@@ -87,7 +89,9 @@ def fit(
     module = store.build(reference.params, schema, random_state=random_state)
     rooms = extend(reference.module, module)
     if module.latent_library and schema.batch is not None:
-        _library_priors(module, data, first=len(reference.schema.batch.categories))
+        first = len(reference.schema.batch.categories)
+        for name, prior in library_priors(data, schema).items():
+            getattr(module, name)[:, first:] = prior[:, first:]
     kl_weight = reference.params.get("max_kl_weight", 1.0)  # an imported model does not say
     plan = mapping(
         query.n_obs, max_epochs=max_epochs, max_kl_weight=kl_weight, gently=module.encode_covariates
@@ -135,16 +139,9 @@ def annotated(
 def _relevant(reference: store.FittedModel) -> Schema:
     """The schema of the reference without labels that its model never looks at, which a query need not have."""
     schema = reference.schema
-    used = isinstance(schema.labels, Labels) or reference.params["dispersion"] == "gene-label"
+    by_label = {reference.params["dispersion"], reference.params.get("protein_dispersion")}
+    used = isinstance(schema.labels, Labels) or by_label & {"gene-label", "protein-label"}
     return schema if used else replace(schema, labels=None)
-
-
-def _library_priors(module: VAE, data: CellData, *, first: int) -> None:
-    """Mean and variance of the log total counts of the batches from the code ``first`` on."""
-    for code in range(first, module.library_log_means.shape[1]):
-        library = data.library[data.batch == code].cpu()
-        module.library_log_means[0, code] = library.mean()
-        module.library_log_vars[0, code] = library.var(unbiased=False).clamp_min(1e-4)
 
 
 def _say(added: dict[str, tuple[str, ...]], module: VAE, plan: Plan) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from .. import _checks, store
 from .._keys import keys
 from .._logging import logg
+from ..data.multimodal import refuse
 from ._fit import write
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ def minify(adata: AnnData, *, key: str = "scvi", copy: bool = False) -> AnnData 
     (600, 1)
     """
     _checks.true_or_false("copy", copy)
+    refuse(
+        adata,
+        "tl.minify",
+        remedy="minify its genes: adata = mdata['rna'].copy(), with adata.obsm['protein_expression'] = mdata['prot'].to_df(), "
+        f"adata.uns[{key!r}] = mdata.uns[{key!r}], and the columns of mdata.obs that the model reads.",
+    )
     if adata.isbacked:
         msg = "adata is backed by a file, which minify would empty: read it first, with adata = adata.to_memory()."
         raise ValueError(msg)

@@ -7,8 +7,10 @@ import numpy as np
 from .. import _checks, store
 from .._keys import keys
 from .._logging import logg
+from ..data.multimodal import copied
 from ..get._decoding import batch_codes, check_library_size, gene_names, gene_positions
 from ._fit import check_copy, write
+from ._proteins import N_SAMPLES, tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +72,8 @@ def normalized_expression(  # noqa: PLR0913
 
     `adata.layers['scvi_normalized' | key_added + '_normalized']` : :class:`numpy.ndarray` (dtype `float32`)
         Expected shares of the genes in the counts of a cell times ``library_size``.
+    `adata.obsm['totalvi_protein']`, `adata.obsm['totalvi_protein_foreground']` : :class:`pandas.DataFrame` (dtype `float32`)
+        Of a totalVI model: the tables of :func:`scvitl.tl.totalvi`, decoded from ``transform_batch``.
 
     Raises
     ------
@@ -96,6 +100,7 @@ def normalized_expression(  # noqa: PLR0913
     _checks.reading(batch_size=batch_size, random_state=random_state)
     start = logg.info("decoding expression")
     fitted, cells = store.open_cells(adata, key=key, model=model)
+    given, adata = adata, store.joined(adata, key=key, model=fitted)
     positions = gene_positions(fitted.schema, genes)
     batches = batch_codes(fitted.schema, transform_batch)
     columns = adata.var_names.get_indexer(gene_names(fitted.schema, positions))
@@ -126,8 +131,20 @@ def normalized_expression(  # noqa: PLR0913
     ):
         start_row, stop = stop, stop + block.shape[1]
         layer[start_row:stop, columns[here]] = block.mean(0)
-    name = keys(key, key_added).normalized
-    adata = adata.copy() if copy else adata
-    write(adata, {"layers": {name: layer}})
+    names, slots = keys(key, key_added), {}
+    name = names.normalized
+    if fitted.schema.proteins is not None:
+        slots["obsm"] = tables(
+            fitted,
+            cells,
+            names,
+            transform_batch="measured" if transform_batch is None else transform_batch,
+            n_samples=1 if give_mean else max(n_samples, N_SAMPLES),
+            give_mean=give_mean,
+            batch_size=batch_size,
+            random_state=random_state,
+        )
+    adata = copied(given) if copy else given
+    write(adata, {"layers": {name: layer}, **slots}, proteins=fitted.schema.proteins)
     logg.info("    finished", time=start, deep=f"added\n    {name!r}, decoded expression (adata.layers)")
     return adata if copy else None

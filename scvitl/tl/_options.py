@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _checks, store
 from .._architectures import ARCHITECTURES
+from ..data import multimodal
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -21,6 +22,7 @@ CHOICES = {
     "use_batch_norm": ("encoder", "decoder", "none", "both"),
     "use_layer_norm": ("encoder", "decoder", "none", "both"),
     "var_activation": ("exp", "softplus", "relu", "sigmoid"),
+    "protein_dispersion": ("protein", "protein-batch", "protein-label"),
     "plan": ("fast", "reference"),
 }
 COUNTS = {  # whole numbers and their smallest values
@@ -28,6 +30,7 @@ COUNTS = {  # whole numbers and their smallest values
     "n_latent": 1,
     "n_layers": 1,
     "n_layers_encoder": 1,
+    "n_layers_decoder": 1,
     "classifier_n_layers": 0,
     "classifier_n_hidden": 1,
     "n_samples_per_label": 1,
@@ -38,6 +41,8 @@ COUNTS = {  # whole numbers and their smallest values
 }
 NUMBERS = {
     "dropout_rate": {"at_least": 0, "below": 1},
+    "dropout_rate_encoder": {"at_least": 0, "below": 1},
+    "dropout_rate_decoder": {"at_least": 0, "below": 1},
     "train_size": {"above": 0, "at_most": 1},
     "learning_rate": {"above": 0},
     "weight_decay": {"at_least": 0},
@@ -52,6 +57,7 @@ SWITCHES = (
     "deeply_inject_covariates",
     "use_observed_lib_size",
     "early_stopping",
+    "adversarial_classifier",
 )
 COLUMNS = (
     "batch_key",
@@ -62,6 +68,10 @@ COLUMNS = (
     "size_factor_key",
     "categorical_covariate_keys",
     "continuous_covariate_keys",
+    "protein_key",
+    "protein_names",
+    "panel_key",
+    "missing_proteins",
 )
 TRAINING = (
     "plan",
@@ -74,6 +84,7 @@ TRAINING = (
     "early_stopping",
     "early_stopping_patience",
     "n_samples_per_label",
+    "adversarial_classifier",
     "device",
     "random_state",
     "progress",
@@ -87,6 +98,8 @@ OPEN = {
     "weight_decay",
     "n_epochs_kl_warmup",
     "n_samples_per_label",
+    "early_stopping",
+    "adversarial_classifier",
 }
 
 
@@ -106,7 +119,7 @@ def check_place(adata: ad.AnnData, keys: Keys) -> None:
         msg = f"adata.uns[{keys.model!r}] holds something that is not a model: choose another key_added."
         raise ValueError(msg)
     if adata.isbacked and adata.is_view:
-        msg = "adata is a view of a file, which cannot hold results: read it first, with adata = adata.to_memory()."
+        msg = f"adata is a view of a file, which cannot hold results: read it first, with {multimodal.reading(adata)}."
         raise ValueError(msg)
 
 
@@ -120,17 +133,20 @@ def check_names(schema: Schema, keys: Keys) -> None:
         raise ValueError(msg)
 
 
-def check_columns(columns: dict[str, Any], dispersion: str) -> None:
+def check_columns(columns: dict[str, Any], *dispersions: str) -> None:
     """Covariates come as lists, and columns that an option needs are named."""
     for key in ("categorical_covariate_keys", "continuous_covariate_keys"):
         if isinstance(columns[key], str):
             msg = f"{key} takes a list of obs columns: use [{columns[key]!r}]."
             raise TypeError(msg)
         columns[key] = [] if columns[key] is None else list(columns[key])
-    for needs, key in {"gene-batch": "batch_key", "gene-label": "labels_key"}.items():
-        if dispersion == needs and columns[key] is None:
-            msg = f"dispersion={needs!r} needs {key}, the obs column to which the dispersions belong."
-            raise ValueError(msg)
+    for needs, key in {"batch": "batch_key", "label": "labels_key"}.items():
+        for dispersion in dispersions:
+            if dispersion.endswith(f"-{needs}") and columns[key] is None:
+                msg = (
+                    f"dispersion={dispersion!r} needs {key}, the obs column to which the dispersions belong."
+                )
+                raise ValueError(msg)
 
 
 def check_options(options: dict[str, Any], *, linear: bool = False) -> None:
@@ -141,9 +157,9 @@ def check_options(options: dict[str, Any], *, linear: bool = False) -> None:
         switches.append("use_batch_norm")
     for name in choices.keys() & options.keys():
         _checks.one_of(name, options[name], choices[name])
-    for name in set(switches) & options.keys():
-        _checks.true_or_false(name, options[name])
     given = {name: value for name, value in options.items() if not (value is None and name in OPEN)}
+    for name in set(switches) & given.keys():
+        _checks.true_or_false(name, given[name])
     for name in COUNTS.keys() & given.keys():
         _checks.whole_number(name, given[name], at_least=COUNTS[name])
     for name in NUMBERS.keys() & given.keys():

@@ -3,12 +3,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import store
-from .._keys import RANKING, RANKING_TABLE
+from .._keys import PROTEINS, RANKING, RANKING_TABLE
 from .._logging import logg
+from ..data.multimodal import copied
 from ..get._decoding import importance
 from ._differential import batches_of, check_name, check_options, compare
 from ._fit import check_copy, write
-from ._groups import by_column, by_selection, membership
+from ._groups import by_column, by_selection, check_choice, membership
 from ._ranking import joined, structure
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def rank_genes_groups(  # noqa: PLR0913
     importance_options: dict[str, Any] | None = None,
     filter_outlier_cells: bool = False,
     fdr_target: float = 0.05,
+    protein_prior_count: float = 0.1,
     n_samples: int = 5000,
     random_state: int = 0,
     key_added: str | None = None,
@@ -97,6 +99,9 @@ def rank_genes_groups(  # noqa: PLR0913
         Whether to leave out cells that lie far from the rest of their group in latent space.
     fdr_target
         Expected share of false discoveries among the genes flagged in ``is_de_fdr_*``.
+    protein_prior_count
+        Of a totalVI model: added to the counts of proteins before fold changes are taken, so that those next to nothing
+        do not change much.
     n_samples
         Comparisons of draws per group and gene; each draw of a small group meets two of the reference.
     random_state
@@ -117,6 +122,9 @@ def rank_genes_groups(  # noqa: PLR0913
         false discoveries down to this gene; ``params``; and ``table``, the full table.
     `adata.obs['rank_genes_groups' | key_added]` : :class:`pandas.Categorical`
         With ``cells1``: which set each cell was in, for scanpy's plots.
+    `adata.uns['rank_genes_groups_protein' | key_added + '_protein']` : :class:`dict`
+        Of a totalVI model: the same for the proteins. ``scale1`` and ``scale2`` are mean counts without background. Proteins
+        that some batches lack are decoded as of those that have them.
 
     Raises
     ------
@@ -142,6 +150,7 @@ def rank_genes_groups(  # noqa: PLR0913
         "test_mode": test_mode,
         "cred_interval_lvls": cred_interval_lvls,
         "fdr_target": fdr_target,
+        "protein_prior_count": protein_prior_count,
         "n_samples": n_samples,
         "filter_outlier_cells": filter_outlier_cells,
         "batch_correction": batch_correction,
@@ -151,22 +160,18 @@ def rank_genes_groups(  # noqa: PLR0913
     check_copy(adata, copy)
     name = RANKING if key_added is None else key_added
     check_name(adata, name)
+    check_name(adata, name + PROTEINS)
     importance_options = importance(weights, importance_options)
-    if (groupby is None) == (cells1 is None):
-        msg = "say which cells to compare: either groupby, a column of obs, or cells1 (and cells2), not both."
-        raise ValueError(msg)
-    selected = cells1 is not None
-    if (selected and (groups is not None or reference != "rest")) or (not selected and cells2 is not None):
-        msg = "groups and reference go with groupby, cells2 with cells1: leave out what does not belong."
-        raise ValueError(msg)
+    selected = check_choice(groupby, groups, reference, cells1, cells2)
+    cells = store.joined(adata, key=key, model=model)
     comparisons = (
-        by_selection(adata, cells1, cells2) if selected else by_column(adata, groupby, groups, reference)
+        by_selection(cells, cells1, cells2) if selected else by_column(cells, groupby, groups, reference)
     )
     start = logg.info("ranking genes")
     needs = None if importance_options is None else "weights='importance'"
-    fitted, data = store.open_cells(adata, key=key, model=model, counts_for=needs)
+    fitted, data = store.open_cells(cells, key=key, model=model, counts_for=needs)
     batches = batches_of(fitted.schema, options, batches1, batches2)
-    tables = compare(
+    tables, of_proteins = compare(
         fitted, data, comparisons, options, batches=batches, importance_options=importance_options
     )
     params = {
@@ -180,12 +185,17 @@ def rank_genes_groups(  # noqa: PLR0913
         "weights": weights,
         **{option: value for option, value in options.items() if value not in (None, [])},
     }
-    result = {"params": params, **structure(tables), RANKING_TABLE: joined(tables)}
+    if fitted.schema.proteins is None:
+        del params["protein_prior_count"]
+    rankings = {
+        name: None if found is None else {"params": params, **structure(found), RANKING_TABLE: joined(found)}
+        for name, found in {name: tables, name + PROTEINS: of_proteins}.items()
+    }
     column = {name: membership(adata, comparisons)} if selected else {}
-    adata = adata.copy() if copy else adata
+    adata = copied(adata) if copy else adata
     if name in adata.obs and not selected:
         # of an earlier ranking of two sets under this name
         del adata.obs[name]
-    write(adata, {"obs": column, "uns": {name: result}})
+    write(adata, {"obs": column, "uns": rankings})
     logg.info("    finished", time=start, deep=f"added\n    {name!r}, ranked genes (adata.uns)")
     return adata if copy else None

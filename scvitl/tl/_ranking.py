@@ -10,6 +10,8 @@ import pandas as pd
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
+    from ..data.batches import CellData
+    from ..models import TOTALVAE
     from ._groups import Comparisons
 
 TARGET_SUM = 1e4
@@ -43,6 +45,29 @@ def count_statistics(
         tables.append(
             {f"{name}{side + 1}": sides[side][k] for k, name in enumerate(names) for side in (0, 1)}
         )
+    return tables
+
+
+def protein_statistics(
+    module: TOTALVAE, data: CellData, comparisons: Comparisons
+) -> list[dict[str, np.ndarray]]:
+    """Means of the counts of proteins and shares of cells with counts, of both sides of every pair.
+
+    They are over the cells in which a protein was measured, NaN where it was in none; cells without counts have none.
+    """
+    if data.proteins is None:
+        return [{} for _ in comparisons.pairs]
+    counts = data.proteins.double()
+    mask = module.protein_counts.measured[data.panel].double()
+    tables = []
+    for pair in comparisons.pairs:
+        table = {}
+        for side, sets in enumerate(((pair[0],), pair[1]), start=1):
+            cells = comparisons.union(sets)
+            n, there = mask[cells].sum(0), counts[cells] * mask[cells]
+            table[f"raw_mean{side}"] = (there.sum(0) / n).cpu().numpy()
+            table[f"non_zeros_proportion{side}"] = ((there > 0).sum(0) / n).cpu().numpy()
+        tables.append(table)
     return tables
 
 

@@ -63,11 +63,15 @@ def fit(
     """
     shuffle = torch.Generator().manual_seed(random_state)
     noise = torch.Generator(data.device).manual_seed(random_state)
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(
-        trained, lr=plan.learning_rate, eps=plan.eps, weight_decay=plan.weight_decay, fused=True
+        model.parameter_groups(),
+        lr=plan.learning_rate,
+        eps=plan.eps,
+        weight_decay=plan.weight_decay,
+        fused=True,
     )
     scheduler = plan.schedule(optimizer, plan.max_epochs * plan.n_minibatches(len(train)))
+    plateau = plan.plateau(optimizer)
     history, best, start = History(), BestWeights(), time.perf_counter()
     try:
         for epoch in range(plan.max_epochs):
@@ -91,6 +95,8 @@ def fit(
             history.epoch = epoch
             best.offer(epoch, row.get("elbo_validation", row["elbo_train"]), model)
             progress.epoch(row)
+            if plateau is not None:
+                plateau.step(row.get("elbo_validation", row["elbo_train"]))
             if plan.early_stopping and best.stale(epoch, plan.early_stopping_patience):
                 break
     except KeyboardInterrupt:

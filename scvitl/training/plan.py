@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from ..data.batches import bounds
 
@@ -20,6 +20,9 @@ PLANS = ("fast", "reference")
 VERY_SMALL, SMALL = 2000, 5000  # cells
 TRAIN_SIZE = 0.9
 MAPPING_STEPS = 250  # minibatches
+PROTEIN_STEPS, PROTEIN_EPOCHS = 250, 12  # of a fast fit with proteins, at least
+ADVERSARY_STEPS = 300  # the same where an encoder and its adversary learn from each other
+LR_FACTOR = 0.6
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Plan:
     restore_best: bool
     early_stopping: bool
     early_stopping_patience: int  # epochs without a better held-out loss before stopping
+    warmup_by_step: bool = True  # whether the KL weight grows within epochs
+    plateau_patience: int | None = None  # epochs without a better held-out loss before steps get smaller
 
     @property
     def labelled_batch_size(self) -> int:
@@ -52,15 +57,23 @@ class Plan:
         """Weight of the KL term in ``epoch`` (from 0) when a ``share`` of its minibatches is done."""
         if not self.n_epochs_kl_warmup:
             return self.max_kl_weight
-        done = epoch + (share if self.one_cycle else 0.0)  # the reference holds the weight for a whole epoch
+        done = epoch + (share if self.warmup_by_step else 0.0)
         return self.max_kl_weight * min(1.0, done / self.n_epochs_kl_warmup)
 
     def schedule(self, optimizer: Optimizer, n_steps: int) -> LRScheduler | None:
         """One-cycle learning rate, or `None` where the rate stays as it is."""
         return OneCycleLR(optimizer, self.learning_rate, total_steps=n_steps + 1) if self.one_cycle else None
 
+    def plateau(self, optimizer: Optimizer) -> ReduceLROnPlateau | None:
+        """Smaller steps where the held-out loss stays as it is, or `None`."""
+        if self.plateau_patience is None:
+            return None
+        return ReduceLROnPlateau(
+            optimizer, factor=LR_FACTOR, patience=self.plateau_patience, threshold=0, threshold_mode="abs"
+        )
 
-def resolve(
+
+def resolve(  # noqa: PLR0913
     name: str,
     n_cells: int,
     *,
@@ -69,30 +82,74 @@ def resolve(
     learning_rate: float | None = None,
     weight_decay: float | None = None,
     n_epochs_kl_warmup: float | None = None,
-    early_stopping: bool = False,
+    early_stopping: bool | None = False,
     early_stopping_patience: int = 45,
+    proteins: bool = False,
+    adversary: bool = False,
 ) -> Plan:
-    """Fill in what the user left open, for ``n_cells`` cells."""
+    """Fill in what the user left open, for ``n_cells`` cells, which may have ``proteins`` and be told by an ``adversary``."""
 
     def given(value: float | None, default: float) -> float:
         return default if value is None else value
 
     fast = name == "fast"
-    epochs = given(max_epochs, default_epochs(name, n_cells))
+    default = (
+        of_proteins(fast, n_cells, batch_size, adversary=adversary) if proteins else of_genes(fast, n_cells)
+    )
+    epochs = given(max_epochs, default["max_epochs"])
+    stop = (proteins and not fast) if early_stopping is None else early_stopping
     return Plan(
         name=name,
         max_epochs=epochs,
-        batch_size=given(batch_size, fast_batch_size(n_cells) if fast else 128),
-        learning_rate=given(learning_rate, 8e-3 if fast else 1e-3),
+        batch_size=given(batch_size, default["batch_size"]),
+        learning_rate=given(learning_rate, default["learning_rate"]),
         weight_decay=given(weight_decay, 1e-6),
-        n_epochs_kl_warmup=given(n_epochs_kl_warmup, min(2, epochs / 4) if fast else 400),
-        max_kl_weight=fast_kl_weight(n_cells) if fast else 1.0,
+        n_epochs_kl_warmup=given(
+            n_epochs_kl_warmup, min(2, epochs / 4) if fast else default["n_epochs_kl_warmup"]
+        ),
+        max_kl_weight=default["max_kl_weight"],
         eps=1e-8 if fast else 1e-2,
         one_cycle=fast,
-        restore_best=fast or early_stopping,
-        early_stopping=early_stopping,
+        restore_best=fast or stop,
+        early_stopping=stop,
         early_stopping_patience=early_stopping_patience,
+        # the reference holds the weight for a whole epoch, unless there are proteins and it is not told otherwise
+        warmup_by_step=fast or (proteins and n_epochs_kl_warmup is None),
+        plateau_patience=30 if proteins and not fast else None,
     )
+
+
+def of_genes(fast: bool, n_cells: int) -> dict[str, float]:  # noqa: FBT001
+    """Defaults of a model of genes."""
+    return {
+        "max_epochs": default_epochs("fast" if fast else "reference", n_cells),
+        "batch_size": fast_batch_size(n_cells) if fast else 128,
+        "learning_rate": 8e-3 if fast else 1e-3,
+        "n_epochs_kl_warmup": 400,
+        "max_kl_weight": fast_kl_weight(n_cells) if fast else 1.0,
+    }
+
+
+def of_proteins(
+    fast: bool,  # noqa: FBT001
+    n_cells: int,
+    batch_size: int | None,
+    *,
+    adversary: bool,
+) -> dict[str, float]:
+    """Defaults of a model of genes and proteins; counts of proteins say much, so that fewer epochs will do."""
+    usual, n_train = (64 if n_cells < SMALL else 128) if fast else 256, int(TRAIN_SIZE * n_cells)
+    n_steps = ADVERSARY_STEPS if adversary else PROTEIN_STEPS
+    epochs = max(min(PROTEIN_EPOCHS, fast_epochs(n_cells)), -(-n_steps // len(bounds(n_train, usual))))
+    n_minibatches = len(bounds(n_train, usual if batch_size is None else batch_size))
+    return {
+        "max_epochs": epochs if fast else reference_epochs(n_cells),
+        "batch_size": usual,
+        "learning_rate": 8e-3 if fast else 4e-3,
+        # Counted in steps, of which training against an adversary takes two each.
+        "n_epochs_kl_warmup": int(0.75 * n_cells) / n_minibatches / (2 if adversary else 1),
+        "max_kl_weight": 1.0,
+    }
 
 
 def default_epochs(name: str, n_cells: int) -> int:

@@ -53,3 +53,11 @@ def test_draws_come_from_the_set(fitted):
 def test_bad_degrees_of_freedom(fitted, dof, error):
     with pytest.raises(error, match="dof"):
         get.aggregated_posterior(fitted, dof=dof)
+
+
+def test_of_genes_and_proteins(fitted_proteins):
+    mean, _ = get.latent(fitted_proteins, key="totalvi", return_dist=True)
+    density = get.aggregated_posterior(fitted_proteins, key="totalvi", indices="cell_type == 'type_1'")
+    inside = (fitted_proteins.obs["cell_type"] == "type_1").to_numpy()
+    log_p = density.log_prob(torch.from_numpy(mean)).numpy()
+    assert np.median(log_p[inside]) > np.median(log_p[~inside])

@@ -52,3 +52,11 @@ def test_a_better_model_has_a_higher_elbo(toy):
 def test_bad_batch_size(fitted):
     with pytest.raises(ValueError, match="batch_size=0 is too small"):
         scvitl.get.elbo(fitted, batch_size=0)
+
+
+def test_of_genes_and_proteins(fitted_proteins):
+    """Lower than what is given the latent state, and than the marginal likelihood."""
+    key = {"key": "totalvi"}
+    elbo = scvitl.get.elbo(fitted_proteins, **key)
+    assert elbo < -scvitl.get.reconstruction_error(fitted_proteins, **key)
+    assert elbo < scvitl.get.marginal_ll(fitted_proteins, n_mc_samples=100, **key)

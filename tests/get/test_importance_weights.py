@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import scvitl
 from scvitl import get
 
 FEW = {"max_cells": 20, "n_mc_samples": 20}
@@ -41,3 +42,15 @@ def test_bad_numbers(fitted, name):
         get.importance_weights(fitted, **{name: 0})
     with pytest.raises(TypeError, match="truncation must be True or False"):
         get.importance_weights(fitted, truncation="yes")
+
+
+def test_there_are_none_of_genes_and_proteins(fitted_proteins):
+    text = "importance weights say .* but totalVI explains proteins, too: draw evenly, with weights='uniform'"
+    with pytest.raises(ValueError, match=text):
+        get.importance_weights(fitted_proteins, key="totalvi")
+    options = {"key": "totalvi", "weights": "importance"}
+    with pytest.raises(ValueError, match=text):
+        get.normalized_expression(fitted_proteins, n_samples_overall=10, **options)
+    with pytest.raises(ValueError, match=text):
+        scvitl.tl.rank_genes_groups(fitted_proteins, "cell_type", **options)
+    assert "rank_genes_groups" not in fitted_proteins.uns

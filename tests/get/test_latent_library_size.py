@@ -51,3 +51,18 @@ def test_inferred_it_is_the_mean_of_a_log_normal(toy):
     # 300 draws of each of 120 cells: five standard errors
     assert (np.abs(np.log(draws).mean(0) - logs) < 5 * np.sqrt(variance / 300)).all()
     assert np.median(np.log(draws).var(0) / variance) == pytest.approx(1, abs=0.05)
+
+
+def test_of_genes_and_proteins_it_is_that_of_the_genes(fitted_proteins, toy, stain):
+    size = get.latent_library_size(fitted_proteins, key="totalvi")
+    assert size == pytest.approx(totals(fitted_proteins), rel=1e-5)
+    assert np.array_equal(get.latent_library_size(fitted_proteins, key="totalvi", give_mean=False), size)
+    options = SMALL | {"key_added": "inferred", "batch_key": "batch"}
+    scvitl.tl.totalvi(stain(toy), use_observed_lib_size=False, **options)
+    mean, drawn = (get.latent_library_size(toy, key="inferred", give_mean=mean) for mean in (True, False))
+    model = get.model(toy, key="inferred")
+    posterior = engine.posterior(model.module, store.load(toy, model, key="inferred"))
+    expected = np.exp(posterior.library.numpy() + posterior.library_variance.numpy() / 2)
+    assert mean == pytest.approx(expected, rel=1e-5)
+    assert drawn.shape == mean.shape
+    assert not np.allclose(drawn, mean, rtol=1e-3)

@@ -96,3 +96,54 @@ def test_no_parameters_at_all_or_too_many_to_fit(fitted, monkeypatch):
         get.likelihood_parameters(fitted, give_mean="no")
     with pytest.raises(MemoryError, match=r"the result needs .* GB .*: ask for fewer cells"):
         get.likelihood_parameters(fitted, n_samples=10**10)
+
+
+PROTEINS = ["protein_background", "protein_foreground", "protein_mixing", "protein_dispersions"]
+
+
+def test_parameters_of_proteins(fitted_proteins):
+    model = get.model(fitted_proteins, key="totalvi")
+    found = get.likelihood_parameters(fitted_proteins, key="totalvi", random_state=6)
+    assert list(found) == ["mean", "dispersions", *PROTEINS]
+    assert all(found[name].shape == (200, 6) for name in PROTEINS)
+    assert all(found[name].dtype == np.float32 for name in found)
+    cells = store.load(fitted_proteins, model, key="totalvi").gather(torch.arange(200))
+    with torch.no_grad():
+        z, _ = model.module.encode(cells).draw(1, torch.Generator().manual_seed(6))
+        p = model.module.proteins(z, cells, generator=torch.Generator().manual_seed(7))
+    low, high = p.means  # with the efficiency of the batch
+    for name, expected in zip(PROTEINS, (low, high, torch.sigmoid(p.mixing)), strict=False):
+        np.testing.assert_allclose(found[name], expected[0], rtol=1e-3, atol=1e-6)
+    theta = np.exp(fitted_proteins.uns["totalvi"]["weights"]["protein_counts.py_r"])
+    np.testing.assert_allclose(found["protein_dispersions"], np.tile(theta, (200, 1)), rtol=1e-5)
+
+
+def test_several_samples_of_proteins_and_their_mean(fitted_proteins):
+    options = {
+        "key": "totalvi",
+        "n_samples": 4,
+        "indices": range(30),
+        "parameters": ["protein_mixing", "mean"],
+    }
+    samples = get.likelihood_parameters(fitted_proteins, **options)
+    assert {name: values.shape for name, values in samples.items()} == {
+        "protein_mixing": (4, 30, 6),
+        "mean": (4, 30, 40),
+    }
+    assert list(samples) == ["protein_mixing", "mean"]
+    means = get.likelihood_parameters(fitted_proteins, give_mean=True, **options)
+    for name, values in means.items():
+        np.testing.assert_allclose(values, samples[name].mean(0), rtol=1e-3)
+
+
+def test_dispersions_of_proteins_by_batch(toy, stain):
+    options = {"batch_key": "batch", "protein_dispersion": "protein-batch", **SMALL}
+    scvitl.tl.totalvi(stain(toy), **options)
+    theta = get.likelihood_parameters(toy, key="totalvi", parameters="protein_dispersions")
+    expected = np.exp(toy.uns["totalvi"]["weights"]["protein_counts.py_r"])[:, toy.obs["batch"].cat.codes].T
+    np.testing.assert_allclose(theta["protein_dispersions"], expected, rtol=1e-5)
+
+
+def test_genes_alone_have_no_parameters_of_proteins(fitted):
+    with pytest.raises(ValueError, match="it has no 'protein_mixing'"):
+        get.likelihood_parameters(fitted, parameters=["protein_mixing"])

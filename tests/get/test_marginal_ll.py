@@ -33,3 +33,12 @@ def test_bad_number_of_draws(fitted):
         scvitl.get.marginal_ll(fitted, n_mc_samples=0)
     with pytest.raises(TypeError, match="n_mc_samples must be a whole number"):
         scvitl.get.marginal_ll(fitted, n_mc_samples=10.0)
+
+
+def test_of_genes_and_proteins_more_draws_agree_better(fitted_proteins):
+    def spread(n):
+        options = {"key": "totalvi", "indices": range(20), "n_mc_samples": n, "return_mean": False}
+        values = [scvitl.get.marginal_ll(fitted_proteins, random_state=seed, **options) for seed in range(10)]
+        return np.std(values, 0)
+
+    assert np.median(spread(500)) < np.median(spread(10)) / 2

@@ -225,3 +225,11 @@ def test_draws_by_importance(fitted):
 def test_bad_options(fitted, options, error, text):
     with pytest.raises(error, match=text):
         get.normalized_expression(fitted, **options)
+
+
+def test_of_genes_and_proteins_batches_are_averaged(fitted_proteins):
+    """In scvi-tools the library size multiplies a running sum: two batches and a size of 100 give 5,050."""
+    options = {"key": "totalvi", "library_size": 100, "transform_batch": "all"}
+    for more in ({}, {"n_samples": 3}, {"give_mean": True}):
+        frame = get.normalized_expression(fitted_proteins, **options, **more)
+        np.testing.assert_allclose(frame.sum(axis=1), 100, rtol=1e-4)

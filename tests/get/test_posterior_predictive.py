@@ -89,3 +89,40 @@ def test_drawing_anew_in_the_own_batch_is_nothing_to_warn_of(fitted, said):
 def test_no_samples(fitted):
     with pytest.raises(ValueError, match="n_samples=0 is too small"):
         get.posterior_predictive(fitted, n_samples=0)
+
+
+def test_counts_of_proteins(fitted_proteins):
+    options = {"key": "totalvi", "modality": "protein", "n_samples": 2000, "indices": range(5)}
+    samples = get.posterior_predictive(fitted_proteins, **options)
+    assert all(isinstance(x, sp.csr_matrix) for x in samples)
+    assert samples[0].dtype == np.float32
+    draws = np.stack([x.toarray() for x in samples])
+    assert draws.shape == (2000, 5, 6)
+    assert np.array_equal(draws, np.rint(draws))
+    parameters = ["protein_background", "protein_foreground", "protein_mixing"]
+    del options["modality"]
+    p = get.likelihood_parameters(fitted_proteins, parameters=parameters, random_state=1, **options)
+    low, high, mixing = p.values()
+    rates = low * mixing + high * (1 - mixing)
+    # 2,000 draws of a mixture whose parts are far apart: six standard errors
+    error = np.sqrt((draws.var(0) + rates.var(0)) / 2000)
+    assert (np.abs(draws.mean(0) - rates.mean(0)) < 6 * error + 0.05).all()
+
+
+def test_proteins_in_the_order_asked_for(fitted_proteins):
+    options = {"key": "totalvi", "modality": "protein", "transform_batch": "batch_0"}
+    every = get.posterior_predictive(fitted_proteins, **options)
+    assert every.shape == (200, 6)
+    some = get.posterior_predictive(fitted_proteins, genes=["CD4", "CD1"], **options)
+    assert (some != every[:, [4, 1]]).nnz == 0
+    with pytest.raises(KeyError, match="genes has 'CD9', not among the proteins of the model"):
+        get.posterior_predictive(fitted_proteins, genes=["CD9"], **options)
+    with pytest.raises(KeyError, match="genes has 'CD1', not among the genes of the model"):
+        get.posterior_predictive(fitted_proteins, key="totalvi", genes=["CD1"])
+
+
+def test_no_proteins(fitted):
+    with pytest.raises(ValueError, match=r"uns\['scvi'\] is scVI, which has no proteins"):
+        get.posterior_predictive(fitted, modality="protein")
+    with pytest.raises(ValueError, match="modality='proteins' is not known"):
+        get.posterior_predictive(fitted, modality="proteins")

@@ -33,7 +33,31 @@ NAMES = (
     (r"^embedding\.", "_embeddings_dict.batch."),
     (r"^u_encoder\.", "encoder_z2_z1."),
 )
-CLASSES = {"scVI": "SCVI", "LDVAE": "LinearSCVI", "scANVI": "SCANVI"}
+PROTEINS = (
+    (r"^protein_counts\.background_mean$", "background_pro_alpha"),
+    (r"^protein_counts\.background_log_sd$", "background_pro_log_beta"),
+    (r"^protein_counts\.log_efficiency$", "log_per_batch_efficiency"),
+    (r"^protein_counts\.", ""),
+    (r"^z_encoder\.mean\.", "encoder.z_mean_encoder."),
+    (r"^z_encoder\.variance\.", "encoder.z_var_encoder."),
+    (r"^z_encoder\.hidden\.", "encoder.encoder."),
+    (r"^l_encoder\.mean\.", "encoder.l_gene_mean_encoder."),
+    (r"^l_encoder\.variance\.", "encoder.l_gene_var_encoder."),
+    (r"^l_encoder\.hidden\.", "encoder.l_gene_encoder."),
+    (r"^decoder\.hidden\.", "decoder.px_decoder."),
+    (r"^decoder\.background\.", "decoder.py_back_decoder."),
+    (r"^decoder\.foreground\.", "decoder.py_fore_decoder."),
+    (r"^decoder\.mixing\.", "decoder.sigmoid_decoder."),
+    (r"\.layers\.(\d+)\.linear\.", r".fc_layers.Layer \1.0."),
+    (r"\.layers\.(\d+)\.batch_norm\.", r".fc_layers.Layer \1.1."),
+    (r"^decoder\.heads\.scale\.", "decoder.px_scale_decoder.fc_layers.Layer 0.0."),
+    (r"^decoder\.heads\.dropout\.", "decoder.px_dropout_decoder_gene.fc_layers.Layer 0.0."),
+    (r"^decoder\.heads\.background_mean\.", "decoder.py_back_mean_log_alpha.fc_layers.Layer 0.0."),
+    (r"^decoder\.heads\.background_sd\.", "decoder.py_back_mean_log_beta.fc_layers.Layer 0.0."),
+    (r"^decoder\.heads\.foreground\.", "decoder.py_fore_scale_decoder.fc_layers.Layer 0.0."),
+    (r"^decoder\.heads\.mixing\.", "decoder.py_background_decoder.fc_layers.Layer 0.0."),
+)
+CLASSES = {"scVI": "SCVI", "LDVAE": "LinearSCVI", "scANVI": "SCANVI", "totalVI": "TOTALVI"}
 SIGNATURE = {
     "n_hidden",
     "n_latent",
@@ -43,6 +67,9 @@ SIGNATURE = {
     "gene_likelihood",
     "latent_distribution",
     "use_observed_lib_size",
+    "protein_dispersion",
+    "dropout_rate_encoder",
+    "dropout_rate_decoder",
 }
 OTHERS = {
     "log_variational",
@@ -97,6 +124,10 @@ class Content(dict):
             }
         if "extra_continuous_covs" in fields:
             setup["extra_continuous_keys"] = fields["extra_continuous_covs"]["state_registry"]["columns"]
+        if "proteins" in fields:
+            setup["protein_names"] = fields["proteins"]["state_registry"]["column_names"]
+            setup["data_registry"]["protein_expression"] = fields["proteins"]["data_registry"]
+            setup["totalvi_batch_mask"] = fields["proteins"]["state_registry"]["protein_batch_mask"]
         torch.save(self["model_state_dict"], folder / f"{prefix}model_params.pt")
         (folder / f"{prefix}attr.pkl").write_bytes(pickle.dumps(attributes))
         (folder / f"{prefix}var_names.csv").write_text("\n".join(self["var_names"]) + "\n")
@@ -113,17 +144,31 @@ def column(name, entry):
     return {"data_registry": {"attr_name": "obs", "attr_key": f"_scvi_{name}"}, "state_registry": state}
 
 
+def proteins(entry):
+    masks = {str(code): np.array(mask) for code, mask in enumerate(entry.measured)}
+    return {
+        "data_registry": {"attr_name": "obsm", "attr_key": entry.key},
+        "state_registry": {"column_names": list(entry.names), "protein_batch_mask": masks},
+        "summary_stats": {"n_proteins": len(entry.names)},
+    }
+
+
 def tensors(module):
     """Weights by the names of scvi-tools, with those that it saves though nothing uses them."""
     state = {}
+    names = PROTEINS if hasattr(module, "protein_counts") else NAMES
     for ours, tensor in module.state_dict().items():
         name = ours
-        for pattern, replacement in NAMES:
+        for pattern, replacement in names:
             name = re.sub(pattern, replacement, name)
         state[name] = tensor
     if hasattr(module, "classifier"):
         types = "classifier.classifier.0." if module.classifier.hidden is None else "classifier.classifier.1."
         state = {name.replace("classifier.types.", types): tensor for name, tensor in state.items()}
+    if names is PROTEINS:
+        state.setdefault("decoder.px_dropout_decoder_gene.fc_layers.Layer 0.0.weight", torch.randn(3, 3))
+        state.setdefault("encoder.l_gene_mean_encoder.weight", torch.randn(2, 2))
+        return state
     for name in () if hasattr(module, "loadings") else ("px_r_decoder", "px_dropout_decoder"):
         state.setdefault(f"decoder.{name}.weight", torch.randn(3, 3))
         state.setdefault(f"decoder.{name}.bias", torch.randn(3))
@@ -155,6 +200,10 @@ def as_scvi_tools():
                     "field_keys": [c.key for c in schema.categorical],
                 }
             }
+        if schema.proteins:
+            fields["proteins"] = proteins(schema.proteins)
+            if schema.proteins.panel:
+                fields["panel"] = column("panel", schema.proteins.panel)
         others = {name: p[name] for name in OTHERS & p.keys()}
         if p.get("batch_representation") == "embedding":
             others["batch_embedding_kwargs"] = {"embedding_dim": p["embedding_dim"]}
@@ -169,7 +218,10 @@ def as_scvi_tools():
             attr_dict={
                 "is_trained_": True,
                 "init_params_": {
-                    "non_kwargs": {name: p[name] for name in SIGNATURE & p.keys()},
+                    "non_kwargs": {
+                        "gene_dispersion" if schema.proteins and name == "dispersion" else name: p[name]
+                        for name in SIGNATURE & p.keys()
+                    },
                     "kwargs": {"kwargs": others},
                 },
                 "registry_": {

@@ -227,12 +227,9 @@ def test_other_classes(fitted, saved, tmp_path):
         read_scvi_tools(saved.save(tmp_path / "m"), fitted)
 
 
-@pytest.mark.parametrize(
-    ("tensor", "name"), [("background_pro_alpha", "TOTALVI"), ("decoder.px_noise_decoder.0.bias", "SCAR")]
-)
-def test_classes_of_old_files_show_by_their_tensors(fitted, saved, tmp_path, tensor, name):
-    saved["model_state_dict"][tensor] = torch.zeros(1)
-    with pytest.raises(ValueError, match=f"holds a {name} model"):
+def test_classes_of_old_files_show_by_their_tensors(fitted, saved, tmp_path):
+    saved["model_state_dict"]["decoder.px_noise_decoder.0.bias"] = torch.zeros(1)
+    with pytest.raises(ValueError, match="holds a SCAR model"):
         read_scvi_tools(saved.save_old(tmp_path / "m"), fitted)
 
 
@@ -324,11 +321,3 @@ def test_the_real_files(real_data):
     labelled = ad.read_h5ad(real_data / "models" / "scanvi_1.0.3" / "adata.h5ad")
     read_scvi_tools(real_data / "models" / "scanvi_1.0.3", labelled)
     assert labelled.obsm["scanvi_proba"].columns.tolist() == ["label_2", "label_1"]
-    for name in (
-        "totalvi_0.8.0_legacy",
-        "totalvi_0150_resaved_1.3.2",
-        "totalvi_1.1.5",
-        "totalvi_1.3.0",
-    ):
-        with pytest.raises(ValueError, match="holds a TOTALVI model"):
-            read_scvi_tools(real_data / "models" / name, adata)

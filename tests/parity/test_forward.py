@@ -12,7 +12,7 @@ import torch
 import scvitl
 from scvitl import store
 from scvitl.io._weights import rename
-from scvitl.tl._fit import library_priors
+from scvitl.tl._start import library_priors
 
 pytestmark = pytest.mark.usefixtures("means")
 

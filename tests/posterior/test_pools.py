@@ -171,7 +171,9 @@ def groups(fitted):
 def compare(groups, sets, pairs, **options):
     model, data, _ = groups
     counts = [(np.ones(40), np.ones(40))] * len(pairs)
-    return posterior.compare(model, data, sets, pairs, mean_counts=counts, **options)
+    tables, of_proteins = posterior.compare(model, data, sets, pairs, mean_counts=counts, **options)
+    assert of_proteins is None
+    return tables
 
 
 def test_shared_draws_of_the_rest_are_as_good_as_draws_of_their_own(groups):

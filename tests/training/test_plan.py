@@ -137,3 +137,47 @@ def test_epochs_with_labels():
     for n_cells in (500, 9000, 100_000, 10**7):
         trained, anew = (supervised_epochs("fast", n_cells, pretrained=p) for p in (True, False))
         assert 2 <= trained <= anew <= fast_epochs(n_cells)
+
+
+def test_reference_numbers_with_proteins():
+    plan = resolve("reference", 1372, proteins=True, early_stopping=None)
+    assert (plan.max_epochs, plan.batch_size, plan.learning_rate, plan.eps) == (400, 256, 4e-3, 1e-2)
+    assert (plan.early_stopping, plan.early_stopping_patience, plan.plateau_patience) == (True, 45, 30)
+    # The KL weight grows with every step, over three quarters as many as there are cells: five in an epoch here.
+    assert plan.kl_weight(100, 0) == pytest.approx(500 / 1029)
+    assert plan.kl_weight(100, 0.4) == pytest.approx(502 / 1029)
+    assert plan.kl_weight(300, 0) == 1
+    # Steps of the classifier count as well.
+    against = resolve("reference", 1372, proteins=True, early_stopping=None, adversary=True)
+    assert against.kl_weight(100, 0) == pytest.approx(1000 / 1029)
+
+
+def test_epochs_given_for_the_warm_up_hold_the_weight_for_an_epoch():
+    plan = resolve("reference", 1372, proteins=True, n_epochs_kl_warmup=10)
+    assert plan.kl_weight(5, 0.8) == plan.kl_weight(5, 0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "epochs", "batch_size"),
+    [(180, 84, 64), (400, 42, 64), (1372, 13, 64), (5000, 12, 128), (60_000, 12, 128), (1_000_000, 8, 128)],
+)
+def test_the_fast_plan_with_proteins(n_cells, epochs, batch_size):
+    plan = resolve("fast", n_cells, proteins=True, early_stopping=None)
+    assert (plan.max_epochs, plan.batch_size) == (epochs, batch_size)
+    assert (plan.max_kl_weight, plan.early_stopping, plan.restore_best) == (1.0, False, True)
+
+
+def test_small_data_get_more_epochs_against_an_adversary():
+    epochs = [resolve("fast", n, proteins=True, adversary=True).max_epochs for n in (400, 1372, 20_000)]
+    assert epochs == [50, 15, 12]
+
+
+def test_steps_get_smaller_where_the_loss_stays():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    plan = resolve("reference", 1000, proteins=True)
+    optimizer = torch.optim.Adam([weight], lr=plan.learning_rate)
+    plateau = plan.plateau(optimizer)
+    for _ in range(32):
+        plateau.step(5.0)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.6 * 4e-3)
+    assert resolve("reference", 1000).plateau(optimizer) is None

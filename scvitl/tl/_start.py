@@ -1,0 +1,74 @@
+"""The module before training: priors from the cells, initial weights, and where the fast plan begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import store
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..data import Schema
+    from ..data.batches import CellData
+
+ADVERSARY_WEIGHT = 5.0  # in the fast plan
+
+
+def new_module(
+    data: CellData,
+    schema: Schema,
+    params: dict[str, Any],
+    *,
+    fast: bool,
+    initial: store.FittedModel | None = None,
+    priors: dict[str, Any] | None = None,
+) -> nn.Module:
+    """The module that ``params`` describe, with ``priors`` as arrays; with the weights of ``initial``, as far as it has them."""
+    import torch
+
+    tensors = {name: torch.from_numpy(values) for name, values in (priors or {}).items()}
+    if not (params["use_observed_lib_size"] or schema.size_factor):
+        tensors |= library_priors(data, schema)
+    if params.get("y_prior") is not None:
+        tensors["y_prior"] = torch.tensor([params["y_prior"]], dtype=torch.float32)
+    module = store.build(params, schema, random_state=params["random_state"], **tensors)
+    if module.latent_library and fast:
+        # Libraries start where cells are, not at a single count, which would take most of the training to mend.
+        with torch.no_grad():
+            module.l_encoder.mean.bias += module.library_log_means.mean()
+    if schema.proteins is not None:
+        _start_proteins(module, data, params, fast=fast, learned=not priors)
+    if initial is not None:
+        module.load_state_dict(initial.module.state_dict(), strict=False)
+    return module
+
+
+def _start_proteins(
+    module: nn.Module, data: CellData, params: dict[str, Any], *, fast: bool, learned: bool
+) -> None:
+    """Counts that the decoder begins with, and the adversary."""
+    import torch
+
+    from . import _background
+
+    if fast:
+        _background.start_at(module, data, prior=learned)
+    if params["adversarial_classifier"]:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(params["random_state"])
+            module.hire(ADVERSARY_WEIGHT if fast else None)
+
+
+def library_priors(data: CellData, schema: Schema) -> dict[str, Tensor]:
+    """Mean and variance of the log total counts of every batch that has cells, each (1, K)."""
+    import torch
+
+    n_batch = 1 if schema.batch is None else len(schema.batch.categories)
+    means, variances = torch.zeros(1, n_batch), torch.ones(1, n_batch)
+    for code in data.batch.unique().tolist():
+        library = data.library[data.batch == code].cpu()
+        means[0, code] = library.mean()
+        # a batch may hold a single cell
+        variances[0, code] = library.var(unbiased=False).clamp_min(1e-4)
+    return {"library_log_means": means, "library_log_vars": variances}
