@@ -27,13 +27,14 @@ MIXING_WEIGHT = 1e-3  # of a term that holds proteins to be background where not
 class ProteinCounts(nn.Module):
     """Dispersions, efficiencies of batches, and the prior of the background of every panel.
 
-    ``measured`` (M, P) says which proteins a panel has.
+    ``measured`` (M, P) says which proteins a panel has, ``in_batch`` (K, P) which are in one of the panels of a batch.
     """
 
     def __init__(
         self,
         measured: Sequence[Sequence[bool]],
         *,
+        in_batch: Sequence[Sequence[bool]] | None = None,
         n_batch: int,
         n_labels: int,
         dispersion: str,
@@ -44,6 +45,8 @@ class ProteinCounts(nn.Module):
         super().__init__()
         self.register_buffer("measured", torch.tensor(measured, dtype=torch.bool), persistent=False)
         n_panels, self.n_proteins = self.measured.shape
+        there = torch.ones(n_batch, self.n_proteins) if in_batch is None else torch.tensor(in_batch).float()
+        self.register_buffer("batch_shares", (there / there.sum(0)).T, persistent=False)  # (P, K)
         shape = self.n_proteins, n_panels
         mean = torch.full(shape, 3.0) if background_mean is None else background_mean
         sd = torch.ones(shape) if background_sd is None else background_sd
@@ -57,7 +60,12 @@ class ProteinCounts(nn.Module):
         self, background: Tensor, times: Tensor, mixing: Tensor, batch: Tensor, labels: Tensor
     ) -> ProteinExpression:
         """Parameters of the counts for a ``background`` and a foreground that is so many ``times`` higher, (..., B, P)."""
-        efficiency = None if self.log_efficiency is None else self.log_efficiency.T[batch].exp()  # (B, P)
+        efficiency = None
+        if self.log_efficiency is not None:
+            # As it is in a batch on average, or what is decoded would not be counts: only products with it are known.
+            average = (self.log_efficiency * self.batch_shares).sum(1)  # (P)
+            efficiency = torch.exp(self.log_efficiency.T[batch] - average)  # (B, P)
+            background = background * average.exp()
         return ProteinExpression(
             background, background * times, mixing, self.theta(batch, labels), efficiency
         )

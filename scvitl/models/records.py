@@ -54,7 +54,7 @@ class ProteinExpression:
     foreground: Tensor  # (..., B, P), mean of foreground counts, larger
     mixing: Tensor  # (..., B, P), logits of being background
     theta: Tensor  # (P) or (B, P), inverse dispersion
-    efficiency: Tensor | None  # (B, P), by which the means of a batch differ from those of others
+    efficiency: Tensor | None  # (B, P), by which the means of a batch differ from those of the average batch
 
     @property
     def means(self) -> tuple[Tensor, Tensor]:

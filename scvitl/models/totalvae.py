@@ -39,7 +39,7 @@ ADVERSARY_RATE = 1e-3  # learning rate at most
 class TOTALVAE(VAE):
     """totalVI; the arguments are those of `scvitl.tl.totalvi`, with sizes in place of names of columns.
 
-    ``measured`` (M, P) says which proteins a panel has. Models from before scvi-tools 1.3.1 have neither
+    ``measured`` (M, P) says which proteins a panel has, ``in_batch`` (K, P) which a batch has. Models from before scvi-tools 1.3.1 have neither
     ``normalize_counts`` nor ``protein_efficiency``; with the latter, proteins weigh in the loss as the KL terms do.
     """
 
@@ -48,6 +48,7 @@ class TOTALVAE(VAE):
         n_genes: int,
         *,
         measured: Sequence[Sequence[bool]],
+        in_batch: Sequence[Sequence[bool]] | None = None,
         n_batch: int = 1,
         n_labels: int = 1,
         n_categories: Sequence[int] = (),
@@ -89,6 +90,7 @@ class TOTALVAE(VAE):
         self.px_r = nn.Parameter(torch.randn(n_genes, *sets))  # log theta
         self.protein_counts = ProteinCounts(
             measured,
+            in_batch=in_batch,
             n_batch=n_batch,
             n_labels=n_labels,
             dispersion=protein_dispersion,
