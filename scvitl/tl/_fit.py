@@ -121,7 +121,12 @@ def fit(
     if training["early_stopping"] is None and params["train_size"] == 1:
         training["early_stopping"] = False  # nothing is held out
     if setting.schema.proteins is not None:
-        training |= {"proteins": True, "adversary": params["adversarial_classifier"]}
+        batch = setting.schema.batch
+        training |= {
+            "proteins": True,
+            "several": batch is not None and len(batch.categories) > 1,
+            "adversary": params["adversarial_classifier"],
+        }
     plan = resolve(training.pop("plan"), adata.n_obs, **training)
     whole = params["gene_likelihood"] != "normal"
     data = CellData(adata, setting.schema, device=params["device"], whole=whole)

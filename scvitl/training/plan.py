@@ -21,7 +21,7 @@ VERY_SMALL, SMALL = 2000, 5000  # cells
 TRAIN_SIZE = 0.9
 MAPPING_STEPS = 250  # minibatches
 PROTEIN_STEPS, PROTEIN_EPOCHS = 250, 12  # of a fast fit with proteins, at least
-ADVERSARY_STEPS = 300  # the same where an encoder and its adversary learn from each other
+SEVERAL_STEPS, SEVERAL_EPOCHS = 300, 30  # the same where batches have to mix
 LR_FACTOR = 0.6
 
 
@@ -85,16 +85,22 @@ def resolve(  # noqa: PLR0913
     early_stopping: bool | None = False,
     early_stopping_patience: int = 45,
     proteins: bool = False,
+    several: bool = False,
     adversary: bool = False,
 ) -> Plan:
-    """Fill in what the user left open, for ``n_cells`` cells, which may have ``proteins`` and be told by an ``adversary``."""
+    """Fill in what the user left open, for ``n_cells`` cells, which may have ``proteins``.
+
+    They may then be of ``several`` batches, and an ``adversary`` may guess which.
+    """
 
     def given(value: float | None, default: float) -> float:
         return default if value is None else value
 
     fast = name == "fast"
     default = (
-        of_proteins(fast, n_cells, batch_size, adversary=adversary) if proteins else of_genes(fast, n_cells)
+        of_proteins(fast, n_cells, batch_size, several=several, adversary=adversary)
+        if proteins
+        else of_genes(fast, n_cells)
     )
     epochs = given(max_epochs, default["max_epochs"])
     stop = (proteins and not fast) if early_stopping is None else early_stopping
@@ -135,12 +141,13 @@ def of_proteins(
     n_cells: int,
     batch_size: int | None,
     *,
+    several: bool,
     adversary: bool,
 ) -> dict[str, float]:
     """Defaults of a model of genes and proteins; counts of proteins say much, so that fewer epochs will do."""
     usual, n_train = (64 if n_cells < SMALL else 128) if fast else 256, int(TRAIN_SIZE * n_cells)
-    n_steps = ADVERSARY_STEPS if adversary else PROTEIN_STEPS
-    epochs = max(min(PROTEIN_EPOCHS, fast_epochs(n_cells)), -(-n_steps // len(bounds(n_train, usual))))
+    n_steps, n_epochs = (SEVERAL_STEPS, SEVERAL_EPOCHS) if several else (PROTEIN_STEPS, PROTEIN_EPOCHS)
+    epochs = max(min(n_epochs, fast_epochs(n_cells)), -(-n_steps // len(bounds(n_train, usual))))
     n_minibatches = len(bounds(n_train, usual if batch_size is None else batch_size))
     return {
         "max_epochs": epochs if fast else reference_epochs(n_cells),

@@ -167,9 +167,10 @@ def test_the_fast_plan_with_proteins(n_cells, epochs, batch_size):
     assert (plan.max_kl_weight, plan.early_stopping, plan.restore_best) == (1.0, False, True)
 
 
-def test_small_data_get_more_epochs_against_an_adversary():
-    epochs = [resolve("fast", n, proteins=True, adversary=True).max_epochs for n in (400, 1372, 20_000)]
-    assert epochs == [50, 15, 12]
+def test_several_batches_get_more_epochs_to_mix():
+    sizes = 400, 3500, 20_000, 1_000_000
+    epochs = [resolve("fast", n, proteins=True, several=True).max_epochs for n in sizes]
+    assert epochs == [50, 30, 30, 8]
 
 
 def test_steps_get_smaller_where_the_loss_stays():
