@@ -203,16 +203,15 @@ TASKS = {"in-house": in_house, "masked": masked, "missing": missing, "unstained"
 
 
 def report(rows: list[dict]) -> None:
-    """Medians over seeds, a table for every task."""
-    table = pd.DataFrame(rows).drop(columns="seed")
-    for task, part in table.groupby("task", sort=False):
+    """Medians over seeds of means over what is hidden, a table for every task."""
+    for task, part in pd.DataFrame(rows).groupby("task", sort=False):
         if task == "missing":
             wide = part.pivot_table("Spearman", "protein", "method", aggfunc="median", sort=False)
-            print("\n" + markdown(wide[[m for m in METHODS if m in wide]].reset_index()))
+            print("\n" + markdown(wide[[method for method in METHODS if method in wide]].reset_index()))
             continue
-        median = (
-            part.dropna(axis=1, how="all").groupby(["task", "method"], sort=False).median(numeric_only=True)
-        )
+        own = part.dropna(axis=1, how="all")
+        mean = own.groupby(["task", "method", "seed"], sort=False).mean(numeric_only=True)
+        median = mean.groupby(["task", "method"], sort=False).median()
         print("\n" + markdown(median.reset_index()))
 
 
