@@ -174,7 +174,7 @@ def build(params: dict[str, Any], schema: Schema, *, random_state: int, **priors
         # In the order in which they appear, so that codes are contiguous.
         options["groups"] = [list(dict.fromkeys(groups)).index(group) for group in groups]
     if schema.proteins is not None:
-        options |= {"measured": schema.proteins.measured, "in_batch": schema.proteins.in_batch}
+        options |= {"measured": schema.proteins.measured, "in_batch": schema.proteins.decoded_from}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(random_state)  # torch.manual_seed would seed the GPUs, too
         return getattr(models, name)(

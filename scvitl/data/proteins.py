@@ -37,11 +37,20 @@ class Proteins:
     in_batch: tuple[tuple[bool, ...], ...]  # by batch and protein: whether any of its cells was measured
     absent: tuple[str, ...] = ()  # proteins that the cells may lack, which then count as not measured
     modalities: tuple[str, str] | None = None  # of genes and proteins, where the cells were in a MuData
+    n_mapped: int = 0  # batches, the last ones, that came with queries
+    names_key: str | None = None  # of uns, with the names for a table that has none
 
     @property
     def complete(self) -> bool:
         """Whether every protein was measured in every panel."""
         return all(map(all, self.measured))
+
+    @property
+    def decoded_from(self) -> np.ndarray:
+        """Batches that a protein is decoded from by default, (K, P): those that measured it, in the reference of a query."""
+        in_batch = np.array(self.in_batch)
+        in_batch[len(in_batch) - self.n_mapped :] = False
+        return in_batch
 
     @property
     def place(self) -> str:
@@ -61,6 +70,8 @@ def from_record(record: dict | None) -> Proteins | None:
         panel=None if panel is None else Category(panel["key"], tuple(panel["categories"])),
         absent=tuple(record["absent"]),
         modalities=tuple(record.get("modalities") or ()) or None,
+        n_mapped=record.get("n_mapped", 0),
+        names_key=record.get("names_key"),
         **tables,
     )
 
@@ -75,6 +86,7 @@ def learn(
     missing: Mapping[str, Sequence[str]] | str,
 ) -> Proteins:
     """The proteins in ``obsm[key]``; the other arguments are those of `scvitl.tl.totalvi`."""
+    names_key = names if isinstance(names, str) else None
     values, names = table(adata, key, names)
     automatic = isinstance(missing, str) and missing == AUTO
     n_batch = 1 if batch is None else len(batch.categories)
@@ -100,7 +112,7 @@ def learn(
             msg = f"missing_proteins leaves {some(np.array(names)[hidden].tolist())} measured nowhere: leave such proteins out of the table."
             raise ValueError(msg)
     of_batch = np.stack([measured[np.unique(panels[batches == code])].any(0) for code in range(n_batch)])
-    proteins = Proteins(key, tuple(names), panel, _tuples(measured), _tuples(of_batch))
+    proteins = Proteins(key, tuple(names), panel, _tuples(measured), _tuples(of_batch), names_key=names_key)
     _say(adata, proteins, kinds, automatic=automatic)
     silent = np.flatnonzero((values.sum(1) == 0) & measured.any(1)[panels])
     if len(silent):
@@ -120,11 +132,20 @@ def batch_codes(adata: ad.AnnData, batch: Category | None) -> np.ndarray:
 
 
 def encode(adata: ad.AnnData, proteins: Proteins, batches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of the proteins, (n, P), and codes of the panels, (n,), of cells with the codes ``batches``."""
+    """Counts of the proteins, (n, P), and codes of the panels, (n,), of cells with the codes ``batches``.
+
+    What is not measured is zero, whatever the table says: the encoder sees all counts.
+    """
+    values, panels = _counts(adata, proteins, batches)
+    return values if proteins.complete else values * np.array(proteins.measured)[panels], panels
+
+
+def _counts(adata: ad.AnnData, proteins: Proteins, batches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same as they are in the table."""
     panels = batches if proteins.panel is None else columns.codes(adata, "panel_key", proteins.panel)
     if len(proteins.absent) == len(proteins.names):
         return np.zeros((adata.n_obs, len(proteins.names)), np.float32), panels
-    values, names = table(adata, proteins.key, proteins.names)
+    values, names = table(adata, proteins.key, _names(adata, proteins))
     if tuple(names) == proteins.names:
         return values, panels
     at = pd.Index(names).get_indexer(proteins.names)
@@ -139,12 +160,17 @@ def encode(adata: ad.AnnData, proteins: Proteins, batches: np.ndarray) -> tuple[
     return np.append(values, np.zeros((len(values), 1), np.float32), 1)[:, at], panels
 
 
+def _names(adata: ad.AnnData, proteins: Proteins) -> Sequence[str] | str:
+    """Names for a table that has none: where the model found them in ``uns``, those that are there now."""
+    return proteins.names if proteins.names_key not in adata.uns else proteins.names_key
+
+
 def grown(query: ad.AnnData, proteins: Proteins, batch: tuple[Category | None, Category | None]) -> Proteins:
     """What becomes of the ``proteins`` of a reference on a ``query``: those that it lacks, its new panels.
 
     ``batch`` is the column of batches as the reference has it, and with those of the query.
     """
-    here = () if proteins.key not in query.obsm else table(query, proteins.key, proteins.names)[1]
+    here = () if proteins.key not in query.obsm else table(query, proteins.key, _names(query, proteins))[1]
     absent = tuple(name for name in proteins.names if name not in here)
     if len(absent) == len(proteins.names):
         there = f", only {some(here)}" if here else ""
@@ -162,16 +188,20 @@ def grown(query: ad.AnnData, proteins: Proteins, batch: tuple[Category | None, C
         added = tuple(name for name in found if name not in set(proteins.panel.categories))
         new = replace(new, panel=replace(proteins.panel, categories=(*proteins.panel.categories, *added)))
     batches = batch_codes(query, new_batch)
-    values, panels = encode(query, new, batches)
-    n_panels = len(kinds) if new.panel is None else len(new.panel.categories)
-    measured = [*proteins.measured]
-    for code in range(len(measured), n_panels):
-        measured += _tuples(values[panels == code].sum(0, keepdims=True) > 0)
+    values, panels = _counts(query, new, batches)
+    there = np.array([name not in absent for name in proteins.names])
+    measured = np.array(proteins.measured)
+    measured[np.unique(panels[panels < len(measured)])] &= there
+    names = kinds if new.panel is None else new.panel.categories
+    found = [values[panels == code].sum(0) > 0 for code in range(len(measured), len(names))]
+    _say_missing(new, names[len(measured) :], [row | ~there for row in found], automatic=True)
+    measured = _tuples(np.stack([*measured, *found]))
     in_batch = [*proteins.in_batch]
     for code in range(n_old, len(kinds)):
         of_panels = np.array(measured)[np.unique(panels[batches == code])]
         in_batch += _tuples(of_panels.any(0, keepdims=True))
-    return replace(new, measured=tuple(measured), in_batch=tuple(in_batch))
+    n_mapped = proteins.n_mapped + len(kinds) - n_old
+    return replace(new, measured=measured, in_batch=tuple(in_batch), n_mapped=n_mapped)
 
 
 def _listed(missing: Mapping[str, Sequence[str]], kinds: Sequence[str], names: Sequence[str]) -> np.ndarray:
@@ -195,7 +225,14 @@ def _listed(missing: Mapping[str, Sequence[str]], kinds: Sequence[str], names: S
 def _say(adata: ad.AnnData, proteins: Proteins, kinds: Sequence[str], *, automatic: bool) -> None:
     """What is taken as not measured."""
     logg.info(f"    {len(proteins.names)} proteins from {place(adata, proteins.key).removeprefix('adata.')}")
-    for kind, measured in zip(kinds, proteins.measured, strict=True):
+    _say_missing(proteins, kinds, proteins.measured, automatic=automatic)
+
+
+def _say_missing(
+    proteins: Proteins, kinds: Sequence[str], rows: Sequence[Sequence[bool]], *, automatic: bool
+) -> None:
+    """Which proteins are taken as not measured in panels (or batches), of which ``rows`` say what was."""
+    for kind, measured in zip(kinds, rows, strict=True):
         missing = [name for name, there in zip(proteins.names, measured, strict=True) if not there]
         if not missing:
             continue

@@ -68,8 +68,9 @@ def protein_batches(schema: Schema, transform_batch: object) -> tuple[list[int |
     """Codes of the batches to decode proteins from, and the share of each in every protein, (batches, P), if uneven."""
     if not (isinstance(transform_batch, str) and transform_batch == "measured"):
         return batch_codes(schema, transform_batch, warn=False), None
-    in_batch = np.array(schema.proteins.in_batch, float)  # (K, P)
-    return list(range(len(in_batch))), in_batch / in_batch.sum(0)
+    there = schema.proteins.decoded_from.astype(float)  # (K, P)
+    codes = np.flatnonzero(there.any(1))
+    return codes.tolist(), (there / there.sum(0))[codes]
 
 
 def decoded_proteins(  # noqa: PLR0913

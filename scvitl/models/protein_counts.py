@@ -27,7 +27,8 @@ MIXING_WEIGHT = 1e-3  # of a term that holds proteins to be background where not
 class ProteinCounts(nn.Module):
     """Dispersions, efficiencies of batches, and the prior of the background of every panel.
 
-    ``measured`` (M, P) says which proteins a panel has, ``in_batch`` (K, P) which are in one of the panels of a batch.
+    ``measured`` (M, P) says which proteins a panel has, ``in_batch`` (K, P) which batches
+    make the average batch of a protein: those that have it.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ProteinCounts(nn.Module):
         super().__init__()
         self.register_buffer("measured", torch.tensor(measured, dtype=torch.bool), persistent=False)
         n_panels, self.n_proteins = self.measured.shape
+        self.complete = all(map(all, measured))
         there = torch.ones(n_batch, self.n_proteins) if in_batch is None else torch.tensor(in_batch).float()
         self.register_buffer("batch_shares", (there / there.sum(0)).T, persistent=False)  # (P, K)
         shape = self.n_proteins, n_panels
@@ -82,7 +84,7 @@ class ProteinCounts(nn.Module):
 
     def mask(self, cells: Cells) -> Tensor | None:
         """Which proteins were measured, (B, P); `None` if all were."""
-        return None if self.measured.all() else self.measured[cells.panel]
+        return None if self.complete else self.measured[cells.panel]
 
     def prior(self, cells: Cells) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the log background, each (B, P)."""

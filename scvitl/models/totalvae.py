@@ -33,14 +33,15 @@ if TYPE_CHECKING:
     from .cells import Cells
     from .records import Posterior, ProteinExpression
 
-ADVERSARY_RATE = 1e-3  # learning rate at most
+ADVERSARY_RATE = 1e-3  # learning rate, unless a schedule sets that of all weights
 
 
 class TOTALVAE(VAE):
     """totalVI; the arguments are those of `scvitl.tl.totalvi`, with sizes in place of names of columns.
 
-    ``measured`` (M, P) says which proteins a panel has, ``in_batch`` (K, P) which a batch has. Models from before scvi-tools 1.3.1 have neither
-    ``normalize_counts`` nor ``protein_efficiency``; with the latter, proteins weigh in the loss as the KL terms do.
+    ``measured`` (M, P) says which proteins a panel has, ``in_batch`` (K, P) which batches make the average batch of a
+    protein. Models from before scvi-tools 1.3.1 have neither ``normalize_counts`` nor ``protein_efficiency``; with the
+    latter, proteins weigh in the loss as the KL terms do.
     """
 
     def __init__(  # noqa: PLR0913

@@ -80,7 +80,7 @@ def _correlation(
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{i}.npy") for i in range(len(parts))]
         for i, part in enumerate(parts):
-            rates = iter([part]) if part is others else _rates(decoded, part, generator)
+            rates = _few(part) if part is others else _rates(decoded, part, generator)
             block = _standardised(rates, (len(part), len(decoded.hidden)), ranked=method == "spearman")
             rows = slice(bounds[i], bounds[i + 1])
             for j in range(i):
@@ -102,6 +102,12 @@ def _rates(decoded: Decoded, genes: torch.Tensor, generator: torch.Generator) ->
     """Rates drawn for a few genes at a time, each (g, N)."""
     for few in genes.split(max(1, DRAWN_TOGETHER // len(decoded.hidden))):
         yield nb.gamma(decoded.scale(few), decoded.theta(few), generator=generator).cpu().numpy()
+
+
+def _few(values: np.ndarray) -> Iterator[np.ndarray]:
+    """A few rows of ``values`` (p, N) at a time."""
+    step = max(1, DRAWN_TOGETHER // values.shape[1])
+    yield from (values[start : start + step] for start in range(0, len(values), step))
 
 
 def _standardised(blocks: Iterator[np.ndarray], shape: tuple[int, int], *, ranked: bool) -> np.ndarray:

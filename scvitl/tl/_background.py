@@ -85,6 +85,15 @@ def prior(
     return {"background_mean": np.tile(mean, shape), "background_sd": np.tile(sd, shape)}
 
 
+def kind(option: object, raw: object, prior: dict[str, np.ndarray] | None) -> str:
+    """What the background started from, in a word."""
+    if raw is not None:
+        return "droplets"
+    if not isinstance(option, str):
+        return "given"
+    return "learned" if prior is None else "empirical"
+
+
 def empirical(counts: np.ndarray, rng: np.random.Generator, random_state: int) -> tuple[float, float]:
     """Mean and standard deviation of the log background of one panel, for all its proteins, from ``counts`` (n, p).
 
@@ -110,10 +119,14 @@ def empirical(counts: np.ndarray, rng: np.random.Generator, random_state: int) -
 
 def _given(option: Any, schema: Schema, shape: tuple[int, int]) -> dict[str, np.ndarray]:
     """The user's own, one for all, by protein, or by protein and panel."""
+    panel = schema.proteins.panel or schema.batch
+    kinds = [] if panel is None else list(panel.categories)
     parts = []
     for name, part in zip(("mean", "standard deviation"), option, strict=True):
         if isinstance(part, (pd.Series, pd.DataFrame)):
             part = part.reindex(list(schema.proteins.names))  # noqa: PLW2901
+        if isinstance(part, pd.DataFrame) and set(part) == set(kinds):
+            part = part[kinds]  # noqa: PLW2901
         try:
             one = np.asarray(part, np.float32)
         except (TypeError, ValueError):
@@ -217,5 +230,5 @@ def start_at(module: TOTALVAE, data: CellData, *, prior: bool) -> None:
     logs = torch.log1p(data.proteins).cpu()
     measured = module.protein_counts.measured.cpu()[data.panel.cpu()]
     masked = torch.where(measured, logs, torch.nan)
-    low, high = (torch.nanquantile(masked, q, dim=0) for q in (LOW, HIGH))
+    low, high = torch.nanquantile(masked, torch.tensor([LOW, HIGH]), dim=0)
     module.start_at((totals / totals.sum()).float(), low, high, prior=prior)

@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 MANY_GENES = 10_000
 ENOUGH_LABELLED = 8  # cells of a minibatch that have labels, so that no others are needed
 # options that are not the plan's
-RUN = ("random_state", "train_size", "n_samples_per_label", "adversarial_classifier")
+RUN = (
+    "random_state",
+    "train_size",
+    "n_samples_per_label",
+    "adversarial_classifier",
+    "protein_background_prior",
+)
 OF_SCHEMA = (
     "labels_groups",
     "missing_proteins",

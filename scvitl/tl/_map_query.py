@@ -78,7 +78,7 @@ def map_query(  # noqa: PLR0913
         `query.obs['scanvi_group']`. Labels that the query has of its own are not looked at.
     `query.obsm['totalvi_protein']`, `query.obsm['totalvi_protein_foreground']`
         Of a totalVI model: proteins without background, and the probability that they are there. Those that the query lacks,
-        or all of them, are imputed.
+        or all of them, are imputed. They are decoded as of the batches of the reference, so that both compare.
 
     Raises
     ------
@@ -132,12 +132,17 @@ def map_query(  # noqa: PLR0913
     labels = (
         f"    {names.label!r} and {names.confidence!r}, predicted label and its probability (query.obs)\n"
     )
+    proteins = (
+        f"    {names.protein!r}, proteins without background (query.obsm)\n"
+        f"    {names.protein_foreground!r}, probability that a protein is there (query.obsm)\n"
+    )
     logg.info(
         "    finished",
         time=start,
         deep=(
             "added\n"
             f"{labels if slots['obs'] else ''}"
+            f"{proteins if names.protein in slots['obsm'] else ''}"
             f"    {names.latent!r}, latent space, shared with the reference (query.obsm)\n"
             f"    {names.model!r}, the model of the reference and what is new (query.uns)"
         ),

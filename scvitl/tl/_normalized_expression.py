@@ -146,5 +146,10 @@ def normalized_expression(  # noqa: PLR0913
         )
     adata = copied(given) if copy else given
     write(adata, {"layers": {name: layer}, **slots}, proteins=fitted.schema.proteins)
-    logg.info("    finished", time=start, deep=f"added\n    {name!r}, decoded expression (adata.layers)")
+    of_proteins = "".join(f"\n    {key!r}, decoded proteins (adata.obsm)" for key in slots.get("obsm", ()))
+    logg.info(
+        "    finished",
+        time=start,
+        deep=f"added\n    {name!r}, decoded expression (adata.layers){of_proteins}",
+    )
     return adata if copy else None

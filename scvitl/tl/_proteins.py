@@ -27,6 +27,7 @@ def tables(
     """Denoised proteins and the probability that they are there, as they go into ``obsm``."""
     from .. import posterior
 
+    check_key(model.schema.proteins.key, names)
     batches, shares = protein_batches(model.schema, transform_batch)
     values = posterior.protein_quantities(
         model.module,
@@ -41,6 +42,16 @@ def tables(
     columns = safe_columns(model.schema.proteins.names)
     frames = [pd.DataFrame(table, data.names, columns) for table in values]
     return dict(zip((names.protein, names.protein_foreground), frames, strict=True))
+
+
+def check_key(key: str, names: Keys) -> None:
+    """No result takes the place of the counts in ``obsm[key]``."""
+    if key in {names.latent, names.protein, names.protein_foreground}:
+        msg = (
+            f"the counts of proteins are in obsm[{key!r}], where a result would take their place: choose another "
+            "key_added, or keep the counts under another name."
+        )
+        raise ValueError(msg)
 
 
 def safe_columns(names: tuple[str, ...]) -> list[str]:

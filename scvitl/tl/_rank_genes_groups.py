@@ -15,7 +15,10 @@ from ._ranking import joined, structure
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from anndata import AnnData
+
+OF_PROTEINS = "protein_prior_count"  # an option that rankings of genes and proteins alone have
 
 
 def rank_genes_groups(  # noqa: PLR0913
@@ -160,7 +163,6 @@ def rank_genes_groups(  # noqa: PLR0913
     check_copy(adata, copy)
     name = RANKING if key_added is None else key_added
     check_name(adata, name)
-    check_name(adata, name + PROTEINS)
     importance_options = importance(weights, importance_options)
     selected = check_choice(groupby, groups, reference, cells1, cells2)
     cells = store.joined(adata, key=key, model=model)
@@ -170,6 +172,8 @@ def rank_genes_groups(  # noqa: PLR0913
     start = logg.info("ranking genes")
     needs = None if importance_options is None else "weights='importance'"
     fitted, data = store.open_cells(cells, key=key, model=model, counts_for=needs)
+    if fitted.schema.proteins is not None:
+        check_name(adata, name + PROTEINS)
     batches = batches_of(fitted.schema, options, batches1, batches2)
     tables, of_proteins = compare(
         fitted, data, comparisons, options, batches=batches, importance_options=importance_options
@@ -185,17 +189,35 @@ def rank_genes_groups(  # noqa: PLR0913
         "weights": weights,
         **{option: value for option, value in options.items() if value not in (None, [])},
     }
-    if fitted.schema.proteins is None:
-        del params["protein_prior_count"]
-    rankings = {
-        name: None if found is None else {"params": params, **structure(found), RANKING_TABLE: joined(found)}
-        for name, found in {name: tables, name + PROTEINS: of_proteins}.items()
-    }
+    rankings = _rankings(adata, name, tables, of_proteins, params)
     column = {name: membership(adata, comparisons)} if selected else {}
     adata = copied(adata) if copy else adata
     if name in adata.obs and not selected:
         # of an earlier ranking of two sets under this name
         del adata.obs[name]
     write(adata, {"obs": column, "uns": rankings})
-    logg.info("    finished", time=start, deep=f"added\n    {name!r}, ranked genes (adata.uns)")
+    proteins = "" if of_proteins is None else f"\n    {name + PROTEINS!r}, ranked proteins (adata.uns)"
+    logg.info("    finished", time=start, deep=f"added\n    {name!r}, ranked genes (adata.uns){proteins}")
     return adata if copy else None
+
+
+def _rankings(
+    adata: AnnData,
+    name: str,
+    genes: dict[str, pd.DataFrame],
+    proteins: dict[str, pd.DataFrame] | None,
+    params: dict[str, Any],
+) -> dict[str, Any]:
+    """What goes into ``uns``; `None` for the proteins of an earlier ranking under this name, which goes."""
+    tables = {name: genes}
+    if proteins is None:
+        params = {option: value for option, value in params.items() if option != OF_PROTEINS}
+    else:
+        tables[name + PROTEINS] = proteins
+    rankings: dict[str, Any] = {
+        name: {"params": params, **structure(table), RANKING_TABLE: joined(table)}
+        for name, table in tables.items()
+    }
+    if OF_PROTEINS in adata.uns.get(name, {}).get("params", {}):
+        rankings.setdefault(name + PROTEINS, None)
+    return rankings

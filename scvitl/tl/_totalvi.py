@@ -10,7 +10,7 @@ from ..data.multimodal import MODALITIES, copied, joined
 from . import _background
 from ._fit import check_copy, fit, prepare, write
 from ._options import check_place, grouped
-from ._proteins import tables
+from ._proteins import check_key, tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -220,6 +220,7 @@ def totalvi(  # noqa: PLR0913
     _check(cells, arguments)
     names = keys("totalvi", key_added)
     check_place(adata, names)
+    check_key(protein_key, names)
     start = logg.info("fitting totalVI")
     setting = prepare(cells, "totalVI", names, **grouped("totalVI", {**arguments, **CURRENT}))
     if cells is not adata:
@@ -229,6 +230,7 @@ def totalvi(  # noqa: PLR0913
     priors = _background.prior(
         cells, setting.schema, protein_background_prior, raw, plan=plan, random_state=random_state
     )
+    setting.training["protein_background_prior"] = _background.kind(protein_background_prior, raw, priors)
     fitted = fit(cells, setting, priors=priors)
     slots: dict[str, Any] = {
         "obsm": {

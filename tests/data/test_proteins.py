@@ -159,7 +159,7 @@ def test_tables_without_names(adata, convert, said):
     assert names == NAMES
     adata.uns["proteins"] = np.array(NAMES, dtype=object)
     assert (
-        learned(adata, names="proteins")
+        replace(learned(adata, names="proteins"), names_key=None)
         == learned(adata, names=NAMES)
         == learned(adata, names=np.array(NAMES))
     )
@@ -240,6 +240,29 @@ def test_codes(adata):
     assert cells.panel.tolist() == [2, 0]
 
 
+def test_counts_of_what_is_said_to_be_missing_are_not_looked_at(adata):
+    adata.obsm[KEY] = adata.obsm[KEY].astype(np.float32)
+    before = adata.obsm[KEY].to_numpy().copy()
+    proteins = learned(adata, missing={"a": ["CD4"]})
+    values, _ = encode_proteins(adata, proteins, np.tile([0, 1], 4))
+    assert not values[::2, 1].any()
+    assert values[1::2, 1].all()
+    assert values[:, [0, 3]].all()
+    np.testing.assert_array_equal(adata.obsm[KEY], before)
+
+
+def test_names_in_uns_are_those_of_the_cells_at_hand(adata):
+    frame = adata.obsm[KEY]
+    adata.obsm[KEY], adata.uns["names"] = frame.to_numpy(), np.array(NAMES)
+    schema = learn(adata, batch_key="batch", protein_key=KEY, protein_names="names")
+    other = adata.copy()
+    other.obsm[KEY], other.uns["names"] = frame[NAMES[::-1]].to_numpy(), np.array(NAMES[::-1])
+    schema = Schema.from_json(schema.to_json())
+    np.testing.assert_array_equal(encode(other, schema).proteins, frame)
+    del other.uns["names"]
+    np.testing.assert_array_equal(encode(other, schema).proteins[:, 0], frame["CD19"], "as at the fit")
+
+
 def query(adata, **columns):
     """Two cells of a new batch."""
     new = adata[[0, 2]].copy()
@@ -254,7 +277,9 @@ def test_a_query(adata, said):
     found = grown(new, proteins, batch)
     assert found.measured == (*proteins.measured, (True, False, True, True))
     assert found.in_batch == found.measured
+    assert found.decoded_from.tolist() == [*map(list, proteins.in_batch), [False] * 4], "as the reference"
     assert found.absent == ()
+    assert "'c': 'CD4' without a count, so taken as not measured, and imputed" in said()
     new.obsm[KEY] = new.obsm[KEY][["CD19", "CD3"]]
     found = grown(new, proteins, batch)
     assert found.absent == ("CD4", "CD8a")
@@ -275,6 +300,16 @@ def test_a_query_without_proteins(adata, said):
     found = grown(new, proteins, batch)
     assert found.measured == (*proteins.measured, (False,) * 4)
     assert "under 'protein_expression': all are imputed" in said()
+
+
+def test_what_a_query_lacks_was_not_measured_in_a_batch_that_the_reference_has(adata):
+    proteins = learned(adata)
+    new = adata[[0, 2]].copy()
+    new.obsm[KEY] = new.obsm[KEY][["CD19", "CD3"]]
+    found = grown(new, proteins, (BATCHES, BATCHES))
+    assert measured(found) == [["CD3", "CD19"], ["CD3", "CD4", "CD19"]]
+    assert found.in_batch == proteins.in_batch
+    assert found.decoded_from.tolist() == [*map(list, proteins.in_batch)]
 
 
 def test_panels_of_a_query(adata):

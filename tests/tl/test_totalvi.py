@@ -475,6 +475,8 @@ def test_a_background_of_the_user(stained):
         assert np.array_equal(found["background_mean"], expected)
         assert np.array_equal(found["background_sd"], np.full((12, 2), 0.5))
     by_panel = np.stack([mean, mean + 1], 1)
+    frame = pd.DataFrame(by_panel[::-1, ::-1], names[::-1], ["batch_1", "batch_0"])
+    assert np.allclose(prior(stained, (frame, 0.5))["background_mean"], by_panel)
     assert np.allclose(prior(stained, (by_panel, by_panel))["background_sd"], by_panel)
     fit(stained, protein_background_prior=[mean[::-1], 0.5], learning_rate=1e-6)
     assert np.allclose(weight(stained, "background_mean"), expected, atol=1e-4)
@@ -576,6 +578,28 @@ def test_bad_input(stained, name, options, error, text):
     with pytest.raises(error, match=text):
         fit(stained, **more, **options)
     assert_unchanged(stained, before)
+
+
+@pytest.mark.parametrize("name", ["X_foo", "foo_protein", "foo_protein_foreground"])
+def test_results_do_not_take_the_place_of_the_counts(stained, name):
+    stained.obsm[name] = stained.obsm[KEY].copy()
+    before = stained.copy()
+    with pytest.raises(ValueError, match=rf"obsm\['{name}'\], where a result would take their place"):
+        fit(stained, protein_key=name, key_added="foo")
+    assert_unchanged(stained, before)
+    fit(stained, protein_key=name)
+    before = stained.copy()
+    with pytest.raises(ValueError, match="choose another key_added"):
+        scvitl.tl.normalized_expression(stained, key="totalvi", key_added="foo")
+    assert_unchanged(stained, before)
+
+
+def test_counts_of_missing_proteins_have_no_part_in_the_fit(stained):
+    proteins = {"missing_proteins": {"batch_0": ["P00"], "batch_1": HIDDEN}}
+    other = stained.copy()
+    other.obsm[KEY].loc[other.obs["batch"] == "batch_0", "P00"] = 0
+    assert np.array_equal(fit(stained, **proteins), fit(other, **proteins))
+    assert get.elbo(stained, key="totalvi") == get.elbo(other, key="totalvi")
 
 
 def test_a_table_of_other_cells(stained):

@@ -182,10 +182,37 @@ def test_mapping_without_any_protein(reference, query, said):
 
 
 def test_mapping_leaves_cells_of_the_reference_where_they_are(reference, query):
+    query.obsm["protein_expression"] *= 5
     scvitl.tl.map_query(query, reference, max_epochs=3, progress=False, **KEY)
     model = scvitl.get.model(query, **KEY)
     there = scvitl.get.latent(reference, model=model)
     np.testing.assert_allclose(there, reference.obsm["X_totalvi"], atol=1e-4)
+    proteins = scvitl.get.protein_expression(reference, model=model)
+    np.testing.assert_allclose(proteins, reference.obsm["totalvi_protein"], rtol=1e-3)
+    scvitl.tl.map_query(
+        other := query[:50].copy(), query, max_epochs=1, progress=False, key_added="foo", **KEY
+    )
+    assert scvitl.get.model(other, key="foo").schema.proteins.n_mapped == 1
+
+
+def test_a_query_that_lacks_proteins_in_a_batch_of_the_reference(reference, query):
+    query.obs["batch"] = reference.obs["batch"].iloc[0]
+    del query.obsm["protein_expression"]
+    scvitl.tl.map_query(query, reference, progress=False, **KEY)
+    assert scvitl.get.reconstruction_error(query, modality="protein", **KEY) == 0
+    scvitl.tl.rank_genes_groups(query, "kind", n_samples=100, **KEY)
+    assert query.uns["rank_genes_groups_protein"]["table"]["raw_mean1"].isna().all()
+
+
+def test_rankings_by_models_without_proteins_leave_those_of_other_names(both):
+    options = {"n_samples": 50}
+    scvitl.tl.rank_genes_groups(both, "kind", **KEY, **options)
+    scvitl.tl.scvi(both, max_epochs=1, n_hidden=8, progress=False)
+    both.uns["own_protein"] = "mine"
+    scvitl.tl.rank_genes_groups(both, "kind", key_added="own", **options)
+    assert both.uns["own_protein"] == "mine"
+    scvitl.tl.rank_genes_groups(both, "kind", **options)
+    assert "rank_genes_groups_protein" not in both.uns, "it went with the ranking of genes"
 
 
 def test_minified_cells_decode_as_before(both):
