@@ -20,7 +20,7 @@ PLANS = ("fast", "reference")
 VERY_SMALL, SMALL = 2000, 5000  # cells
 TRAIN_SIZE = 0.9
 MAPPING_STEPS = 250  # minibatches
-PROTEIN_STEPS, PROTEIN_EPOCHS = 250, 12  # of a fast fit with proteins, at least
+PROTEIN_STEPS, PROTEIN_EPOCHS = 240, 12  # of a fast fit with proteins, at least
 SEVERAL_STEPS, SEVERAL_EPOCHS = 300, 30  # the same where batches have to mix
 LR_FACTOR = 0.6
 

@@ -159,7 +159,7 @@ def test_epochs_given_for_the_warm_up_hold_the_weight_for_an_epoch():
 
 @pytest.mark.parametrize(
     ("n_cells", "epochs", "batch_size"),
-    [(180, 84, 64), (400, 42, 64), (1372, 13, 64), (5000, 12, 128), (60_000, 12, 128), (1_000_000, 8, 128)],
+    [(180, 80, 64), (400, 40, 64), (1372, 12, 64), (5000, 12, 128), (60_000, 12, 128), (1_000_000, 8, 128)],
 )
 def test_the_fast_plan_with_proteins(n_cells, epochs, batch_size):
     plan = resolve("fast", n_cells, proteins=True, early_stopping=None)
