@@ -91,7 +91,7 @@ def decoded_proteins(  # noqa: PLR0913
     scale: bool = False,
 ) -> pd.DataFrame | np.ndarray:
     """What `scvitl.get` returns of a ``quantity`` of the proteins."""
-    n_samples = _protein_samples(n_samples, give_mean, return_mean, n_samples_overall)
+    n_samples = samples(n_samples, give_mean, return_mean, n_samples_overall)
     _checks.reading(batch_size=batch_size, random_state=random_state)
     fitted, cells = store.open_cells(adata, key=key, model=model, indices=indices)
     check_proteins(fitted, key, given=model is not None)
@@ -123,10 +123,8 @@ def decoded_proteins(  # noqa: PLR0913
     return pd.DataFrame(values, index=cells.names, columns=[known[i] for i in positions])
 
 
-def _protein_samples(
-    n_samples: int | None, give_mean: object, return_mean: object, n_samples_overall: object
-) -> int:
-    """Draws per cell."""
+def samples(n_samples: int | None, give_mean: object, return_mean: object, n_samples_overall: object) -> int:
+    """Draws per cell, where options that exclude each other are not given together."""
     _checks.true_or_false("give_mean", give_mean)
     _checks.true_or_false("return_mean", return_mean)
     if n_samples is not None:

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from .. import _checks, store
-from ._decoding import batch_codes, check_library_size, check_weights, gene_names, gene_positions, importance
+from ._decoding import (
+    batch_codes,
+    check_library_size,
+    check_weights,
+    gene_names,
+    gene_positions,
+    importance,
+    samples,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +107,9 @@ def normalized_expression(  # noqa: PLR0913
     >>> list(frame)
     ['gene_003', 'gene_001']
     """
-    _check(library_size, n_samples, give_mean, n_samples_overall, return_mean)
+    check_library_size(library_size)
+    _checks.whole_number("n_samples", n_samples)
+    samples(n_samples, give_mean, return_mean, n_samples_overall)
     _checks.reading(batch_size=batch_size, random_state=random_state)
     options = importance(weights, importance_options)
     if options is not None and n_samples_overall is None:
@@ -137,20 +147,3 @@ def normalized_expression(  # noqa: PLR0913
         **shared,
     )
     return pd.DataFrame(values, index=cells.names, columns=names) if values.ndim == 2 else values
-
-
-def _check(
-    library_size: object, n_samples: object, give_mean: object, n_samples_overall: object, return_mean: object
-) -> None:
-    check_library_size(library_size)
-    _checks.whole_number("n_samples", n_samples)
-    _checks.true_or_false("give_mean", give_mean)
-    _checks.true_or_false("return_mean", return_mean)
-    if give_mean and n_samples > 1:
-        msg = "give_mean=True decodes one state per cell, the posterior mean: leave out n_samples."
-        raise ValueError(msg)
-    if n_samples_overall is not None:
-        _checks.whole_number("n_samples_overall", n_samples_overall)
-        if n_samples > 1 or give_mean:
-            msg = "n_samples_overall counts draws from all cells together: leave out n_samples and give_mean."
-            raise ValueError(msg)

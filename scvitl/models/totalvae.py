@@ -174,11 +174,6 @@ class TOTALVAE(VAE):
         dense, columns = self.covariates(cells, cells.batch)
         return append(both, dense), columns
 
-    def state(self, z: Tensor, cells: Cells, batch: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the networks of the decoder see: latent states with dense columns, and one-hot columns."""
-        dense, columns = self.covariates(cells, cells.batch if batch is None else batch)
-        return append(self.transform(z), dense), columns
-
     def proteins(
         self,
         z: Tensor,

@@ -176,8 +176,12 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor, cells: Cells, batch: Tensor | None = None) -> Tensor:
         """Hidden units of the decoder, (..., B, H); ``batch`` (B,) replaces the batches of the cells."""
+        return self.decoder(*self.state(z, cells, batch))
+
+    def state(self, z: Tensor, cells: Cells, batch: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the decoder sees: latent states with dense columns, and one-hot columns for every layer."""
         dense, columns = self.covariates(cells, cells.batch if batch is None else batch)
-        return self.decoder(append(self.transform(z), dense), columns)
+        return append(self.transform(z), dense), columns
 
     def generative(
         self,

@@ -13,6 +13,7 @@ from .._keys import colors, keys
 from .._logging import logg
 from ..data import Schema, encode
 from ..data.columns import category_name
+from ._proteins import safe_columns
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -96,13 +97,7 @@ def _groups(labels: Labels, codes: np.ndarray, probabilities: np.ndarray) -> pd.
 
 def _table(adata: ad.AnnData, labels: Labels, probabilities: np.ndarray) -> pd.DataFrame:
     """Probabilities with a column per label."""
-    names = []
-    for name in labels.categories:
-        column = name.replace("/", "_")
-        others = {*labels.categories, *names} - {name}
-        while column in others:
-            column += "_"
-        names.append(column)
+    names = safe_columns(labels.categories)
     if names != list(labels.categories):
         logg.warning(
             "names of labels have '/' replaced by '_' in obsm, since files cannot hold such a column"
