@@ -49,9 +49,11 @@ PROTEINS = (
     "protein_efficiency",
     "background_activation",
 )
+AMBIENT = (*ENCODED, "n_layers", "scale_activation", "sparsity")
 ARCHITECTURES = {
     "scVI": ("VAE", NONLINEAR),
     "LDVAE": ("LDVAE", (*ENCODED, "n_layers_encoder", "use_batch_norm", "bias")),
     "scANVI": ("SCANVAE", (*NONLINEAR, *CLASSIFIER)),
     "totalVI": ("TOTALVAE", PROTEINS),
+    "scAR": ("SCARVAE", AMBIENT),
 }

@@ -77,6 +77,31 @@ class Keys:
         return f"{self.stem}_protein_foreground"
 
     @property
+    def counts(self) -> str:
+        """Counts without what is ambient, in ``layers``."""
+        return self.stem
+
+    @property
+    def noise(self) -> str:
+        """Share of ambient counts, in ``obs``."""
+        return f"{self.stem}_noise"
+
+    @property
+    def feature(self) -> str:
+        """Feature that a cell has, such as a guide, in ``obs``."""
+        return f"{self.stem}_feature"
+
+    @property
+    def n_features(self) -> str:
+        """How many of them it has, in ``obs``."""
+        return f"{self.stem}_n_features"
+
+    @property
+    def ambient(self) -> str:
+        """Ambient profile, in ``varm``; the droplets it was found in, in ``uns``."""
+        return f"{self.stem}_ambient"
+
+    @property
     def abundance(self) -> str:
         """Log densities of samples, in ``obsm``."""
         return f"{self.stem}_abundance"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MINIFIED = "minified"  # in uns[key]: which model took the counts away
 FORMAT = 1  # of what is in uns; a reader of a later format can tell
+UNDISPERSED = {"poisson": "poisson", "b": "binomial"}  # likelihoods without dispersions, in words
 
 
 @dataclass(frozen=True, repr=False)
@@ -199,6 +200,7 @@ def summary(model: FittedModel) -> str:
     layers, size = p.get("n_layers", p.get("n_layers_encoder")), p["n_hidden"]
     network = f"{layers} hidden layer{'s' * (layers > 1)} of {size} units"
     proteins = schema.proteins
+    dispersed = f"{p['gene_likelihood']}, dispersion by {p['dispersion']}"
     missing = "" if proteins is None or proteins.complete else ", not all measured everywhere"
     if p["model"] == "LDVAE":
         network += " in the encoder, a linear decoder"
@@ -215,7 +217,8 @@ def summary(model: FittedModel) -> str:
         )
     rows = {
         "latent space": f"{p['n_latent']} dimensions ({p['latent_distribution']})",
-        "counts": f"{p['gene_likelihood']}, dispersion by {p['dispersion']}, from {p.get('layer', 'X')}",
+        "counts": f"{UNDISPERSED.get(p['gene_likelihood'], dispersed)}, from {p.get('layer', 'X')}",
+        "ambient": p["model"] == "scAR" and _ambient(model),
         "network": f"{network}, {n_weights:,} weights",
         "genes": schema.absent and f"{len(schema.absent):,} of those of the model are absent and count as 0",
         "proteins": proteins
@@ -229,6 +232,15 @@ def summary(model: FittedModel) -> str:
     }
     title = f"{p['model']} model of {p['n_obs']:,} cells × {len(schema.genes):,} genes"
     return "\n".join([title, *(f"  {name:<15} {text}" for name, text in rows.items() if text)])
+
+
+def _ambient(model: FittedModel) -> str:
+    """Where the ambient profiles are, and what is most of them, in words."""
+    profiles, what = model.module.ambient, model.params.get("feature_type", "mRNA")
+    names = _few([model.schema.genes[i] for i in profiles.mean(0).argsort(descending=True).tolist()], 3)
+    return (
+        f"{'profile' if len(profiles) == 1 else 'profiles'} of {what} in module.ambient, most of it {names}"
+    )
 
 
 def held_out_loss(model: FittedModel) -> str | None:

@@ -48,6 +48,16 @@ PROTEIN_KINDS = {
     "panels": {"batch_key": "cell_type", "panel_key": "batch"},
     "covariates": {"categorical_covariate_keys": ["cell_type"], "continuous_covariate_keys": ["library"]},
 }
+AMBIENT_KINDS = {
+    "b": {},
+    "nb, by batch": {"batch_key": "batch", "gene_likelihood": "nb"},
+    "zinb, softmax": {"gene_likelihood": "zinb", "scale_activation": "softmax"},
+    "poisson, ln": {
+        "gene_likelihood": "poisson",
+        "latent_distribution": "ln",
+        "scale_activation": "softplus",
+    },
+}
 STATES = torch.linspace(-1, 1, 3)[:, None].expand(3, 4)  # places in the latent space of `fitted`
 
 
@@ -88,6 +98,11 @@ PROTEINS = {
     "protein_predictive": lambda a, **o: get.posterior_predictive(a, modality="protein", **o),
     "protein_error": lambda a, **o: get.reconstruction_error(a, modality="protein", return_mean=False, **o),
 }
+# Of a model of ambient counts.
+AMBIENT = {
+    "denoised": lambda a, **o: get.denoised(a, **{"key": "scvi", "excess": None, **o}),
+    "bayes_factors": lambda a, **o: get.bayes_factors(a, **{"key": "scvi", **o}),
+}
 TOGETHER = {
     "aggregated_posterior": density,
     "factor_association": lambda a, **o: get.factor_association(a, "library", **{"key": "scvi", **o}),
@@ -95,24 +110,27 @@ TOGETHER = {
     "importance_weights": lambda a, **o: get.importance_weights(a, max_cells=4, n_mc_samples=3, **o),
     "expression_draws": lambda a, **o: expression(a, n_samples_overall=20, **o),
 }
-READERS = {**PER_CELL, **PROTEINS, **TOGETHER}
+READERS = {**PER_CELL, **PROTEINS, **AMBIENT, **TOGETHER}
 NO_PROTEINS = "importance_weights"  # reads no model of proteins
 STILL = {
     "latent",
     "latent_library_size",
     "aggregated_posterior",
     "factor_association",
+    "bayes_factors",
 }  # need no seed to stay the same
 
 
 @pytest.fixture
-def fitted(fitted, fitted_proteins, request):
-    """Cells with a model in ``uns["scvi"]``: scVI, or totalVI for what reads proteins."""
-    if request.node.callspec.params.get("read") not in PROTEINS.values():
-        return fitted
-    fitted_proteins.uns["scvi"] = fitted_proteins.uns.pop("totalvi")
-    fitted_proteins.obsm["X_scvi"] = fitted_proteins.obsm["X_totalvi"]
-    return fitted_proteins
+def fitted(fitted, fitted_proteins, fitted_ambient, request):
+    """Cells with a model in ``uns["scvi"]``: scVI, or totalVI for what reads proteins, scAR for what reads ambient counts."""
+    read = request.node.callspec.params.get("read")
+    for readers, name, adata in ((PROTEINS, "totalvi", fitted_proteins), (AMBIENT, "scar", fitted_ambient)):
+        if read in readers.values():
+            adata.uns["scvi"] = adata.uns.pop(name)
+            adata.obsm["X_scvi"] = adata.obsm[f"X_{name}"]
+            return adata
+    return fitted
 
 
 def arrays(result):
@@ -241,7 +259,7 @@ def test_draws_follow_the_seed(fitted, read):
             read(fitted, random_state=wrong)
 
 
-@every({name: READERS[name] for name in (*PER_CELL, *PROTEINS, "aggregated_posterior")})
+@every({name: READERS[name] for name in (*PER_CELL, *PROTEINS, *AMBIENT, "aggregated_posterior")})
 def test_bad_batch_size(fitted, read):
     with pytest.raises(ValueError, match="batch_size=0 is too small"):
         read(fitted, batch_size=0)
@@ -277,6 +295,15 @@ def test_every_cell_has_its_row_whatever_the_size_of_blocks(fitted, read):
 def test_every_kind_of_model_can_be_read(options):
     adata = scvitl.datasets.toy(n_cells=60, n_genes=16, random_state=3)
     scvitl.tl.scvi(adata, n_hidden=8, n_latent=3, max_epochs=2, progress=False, **options)
+    others = {**PROTEINS, **AMBIENT}
+    assert_readable(adata, {name: read for name, read in READERS.items() if name not in others}, options)
+
+
+@pytest.mark.parametrize("options", AMBIENT_KINDS.values(), ids=AMBIENT_KINDS)
+def test_every_kind_of_model_of_ambient_counts_can_be_read(options):
+    adata = scvitl.datasets.toy(n_cells=60, n_genes=16, random_state=3)
+    shared = {"n_hidden": 8, "n_latent": 3, "max_epochs": 2, "progress": False, "key_added": "scvi"}
+    scvitl.tl.scar(adata, ambient=np.full(16, 1 / 16), **shared, **options)
     assert_readable(adata, {name: read for name, read in READERS.items() if name not in PROTEINS}, options)
 
 
@@ -285,14 +312,15 @@ def test_every_kind_of_model_of_proteins_can_be_read(options, stain):
     adata = stain(scvitl.datasets.toy(n_cells=60, n_genes=16, random_state=3))
     shared = {"n_hidden": 8, "n_latent": 3, "max_epochs": 2, "progress": False, "key_added": "scvi"}
     scvitl.tl.totalvi(adata, **shared, **options)
-    assert_readable(adata, {name: read for name, read in READERS.items() if name != NO_PROTEINS}, options)
+    others = {NO_PROTEINS, *AMBIENT}
+    assert_readable(adata, {name: read for name, read in READERS.items() if name not in others}, options)
 
 
 def assert_readable(adata, readers, options):
     """All ``readers`` return numbers."""
     known = ("normalized_expression", "expression_draws", "feature_correlation")
     for name, read in readers.items():
-        if name == "feature_correlation" and options.get("gene_likelihood") in {"poisson", "normal"}:
+        if name == "feature_correlation" and options.get("gene_likelihood") == "normal":
             continue
         decoding = {"transform_batch": "all" if "batch_key" in options else None} if name in known else {}
         for values in arrays(read(adata, indices=range(20), **decoding)):

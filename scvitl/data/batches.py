@@ -86,8 +86,9 @@ class CellData:
         Without ``counts``, neither.
         """
         index = index.to(self.device)
+        x, stored = self._dense(index) if counts and self.counts is not None else (None, None)
         return Cells(
-            self._dense(index) if counts and self.counts is not None else None,
+            x,
             self.library[index],
             self.batch[index],
             self.labels[index],
@@ -96,13 +97,16 @@ class CellData:
             tuple(part[index] for part in self.posterior) if counts and self.posterior is not None else None,
             self.proteins[index] if counts and self.proteins is not None else None,
             self.panel[index],
+            stored,
         )
 
-    def _dense(self, index: Tensor) -> Tensor:
-        """Counts of the cells at ``index``, (B, G)."""
+    def _dense(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Counts of the cells at ``index``, (B, G), and which of them, flattened, are stored."""
         if self.device.type == "cpu":
             # SciPy does in one pass what takes torch several.
-            return torch.from_numpy(self.counts[index.numpy()].toarray())
+            part = self.counts[index.numpy()]
+            at = np.repeat(np.arange(len(index)) * self.n_genes, np.diff(part.indptr)) + part.indices
+            return torch.from_numpy(part.toarray()), torch.from_numpy(at)
         start = self.indptr[index]
         length = self.indptr[index + 1] - start
         # Row of each of the n stored values in the minibatch, and its place in the CSR, both (n,).
@@ -110,8 +114,9 @@ class CellData:
         before = torch.cumsum(length, 0) - length
         at = torch.arange(len(row), device=self.device) + (start - before)[row]
         x = torch.zeros(len(index) * self.n_genes, device=self.device)
-        x[row * self.n_genes + self.indices[at]] = self.values[at]
-        return x.view(len(index), self.n_genes)
+        stored = row * self.n_genes + self.indices[at]
+        x[stored] = self.values[at]
+        return x.view(len(index), self.n_genes), stored
 
 
 def minibatches(index: Tensor, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ._cite import cite
+from ._droplets import droplets
 from ._pbmc import pbmc
 from ._toy import toy
 
-__all__ = ["cite", "pbmc", "toy"]
+__all__ = ["cite", "droplets", "pbmc", "toy"]

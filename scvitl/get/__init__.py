@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ._aggregated_posterior import aggregated_posterior
+from ._bayes_factors import bayes_factors
 from ._confusion import confusion
+from ._denoised import denoised
 from ._elbo import elbo
 from ._factor_association import factor_association
 from ._feature_correlation import feature_correlation
@@ -23,10 +25,13 @@ from ._protein_expression import protein_expression
 from ._protein_foreground import protein_foreground
 from ._rank_genes_groups import rank_genes_groups
 from ._reconstruction_error import reconstruction_error
+from ._removed import removed
 
 __all__ = [
     "aggregated_posterior",
+    "bayes_factors",
     "confusion",
+    "denoised",
     "elbo",
     "factor_association",
     "feature_correlation",
@@ -46,4 +51,5 @@ __all__ = [
     "protein_foreground",
     "rank_genes_groups",
     "reconstruction_error",
+    "removed",
 ]

@@ -55,6 +55,14 @@ def check_proteins(fitted: FittedModel, key: str, *, given: bool) -> None:
         raise ValueError(msg)
 
 
+def check_ambient(fitted: FittedModel, key: str, *, given: bool) -> None:
+    """The model, that in ``uns[key]`` unless it was ``given``, tells ambient counts."""
+    if fitted.params["model"] != "scAR":
+        which = "the model given" if given else f"the model in uns[{key!r}]"
+        msg = f"{which} is {fitted.params['model']}, which does not tell ambient counts: fit one with scvitl.tl.scar, or name it with key."
+        raise ValueError(msg)
+
+
 def protein_positions(
     schema: Schema, proteins: Sequence[str] | str | None, argument: str = "proteins"
 ) -> np.ndarray | None:

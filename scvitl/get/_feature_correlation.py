@@ -31,7 +31,9 @@ def feature_correlation(
 
     Correlations of raw counts are dragged to zero by dropouts and pushed up by depth. Here cells are decoded from
     posterior draws, and the variation that the model ascribes to a gene's own dispersion is put back, so that
-    correlations are neither diluted nor overdone. Draws of many cells wait in the folder for temporary files. :func:`scvitl.pl.correlation` draws the result.
+    correlations are neither diluted nor overdone. A Poisson or binomial model has no dispersion to put back. Correlations by
+    a scAR model are those of native expression. Draws of many cells wait in the folder for temporary files.
+    :func:`scvitl.pl.correlation` draws the result.
 
     Parameters
     ----------
@@ -68,8 +70,8 @@ def feature_correlation(
     KeyError
         There is no such model, gene, cell or batch, or a column that the model needs is missing.
     ValueError
-        The likelihood of the model has no dispersion, genes of the model are missing, a batch is new to it, the
-        counts are not counts, or no cells are selected.
+        The likelihood of the model is ``"normal"``, genes of the model are missing, a batch is new to it, the counts are
+        not counts, or no cells are selected.
     MemoryError
         The draws would not fit.
 
@@ -85,11 +87,10 @@ def feature_correlation(
     _checks.whole_number("n_samples", n_samples)
     _checks.seed(random_state)
     fitted, cells = store.open_cells(adata, key=key, model=model, indices=indices)
-    likelihood = fitted.params["gene_likelihood"]
-    if likelihood not in {"nb", "zinb"}:
+    if fitted.params["gene_likelihood"] == "normal":
         msg = (
-            f"get.feature_correlation draws from the dispersions of genes, which gene_likelihood={likelihood!r} has not: "
-            "fit with 'nb' or 'zinb'."
+            "get.feature_correlation draws the rates of counts, which gene_likelihood='normal' has not: fit with "
+            "'nb', 'zinb' or 'poisson'."
         )
         raise ValueError(msg)
     nothing = np.empty(0, int)

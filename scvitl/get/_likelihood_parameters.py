@@ -15,8 +15,10 @@ PARAMETERS = {
     "zinb": ("mean", "dispersions", "dropout"),
     "nb": ("mean", "dispersions"),
     "poisson": ("mean",),
+    "b": ("mean",),
     "normal": ("mean", "sd"),
 }
+AMBIENT_PARAMETERS = ("native",)
 PROTEIN_PARAMETERS = ("protein_background", "protein_foreground", "protein_mixing", "protein_dispersions")
 
 
@@ -35,8 +37,10 @@ def likelihood_parameters(
     """Parameters of the distribution of the counts, decoded from posterior draws of each cell.
 
     Use them to compute what this package does not, or to see how much of a gene's zeros a model puts down to loss.
-    ``mean`` is that of the negative binomial or Poisson, before zeros are lost; ``dispersions`` are inverse (the
+    ``mean`` is that of the negative binomial, binomial or Poisson, before zeros are lost; ``dispersions`` are inverse (the
     variance is mean + mean² / dispersion); ``dropout`` is the probability that a count is lost.
+
+    Counts of a scAR model are native or ambient: ``mean`` is that of both together, ``native`` that of the native ones.
 
     Counts of proteins, of a totalVI model, come from one of two negative binomials that share ``protein_dispersions``:
     with probability ``protein_mixing`` from that of mean ``protein_background``, else ``protein_foreground``. The means are
@@ -55,7 +59,8 @@ def likelihood_parameters(
         Cells to take: a mask, positions, names, or a query of ``obs``. `None` takes all.
     parameters
         Which to return. `None` returns all that the likelihood has: ``mean``; ``dispersions`` for ``"nb"`` and
-        ``"zinb"``; ``dropout`` for ``"zinb"``; ``sd`` for ``"normal"``; the four of proteins for totalVI.
+        ``"zinb"``; ``dropout`` for ``"zinb"``; ``sd`` for ``"normal"``; ``native`` for scAR; the four of proteins for
+        totalVI.
     n_samples
         Posterior draws per cell.
     give_mean
@@ -97,7 +102,8 @@ def likelihood_parameters(
     fitted, cells = store.open_cells(adata, key=key, model=model, indices=indices)
     likelihood = fitted.params["gene_likelihood"]
     proteins = fitted.schema.proteins
-    known = PARAMETERS[likelihood] + (() if proteins is None else PROTEIN_PARAMETERS)
+    genes = PARAMETERS[likelihood] + (AMBIENT_PARAMETERS if fitted.params["model"] == "scAR" else ())
+    known = genes + (() if proteins is None else PROTEIN_PARAMETERS)
     names = known if parameters is None else [parameters] if isinstance(parameters, str) else list(parameters)
     for name in names:
         if name not in known:
@@ -106,7 +112,7 @@ def likelihood_parameters(
                 f"it has no {name!r}."
             )
             raise ValueError(msg)
-    of_genes = [name for name in names if name in PARAMETERS[likelihood]]
+    of_genes = [name for name in names if name in genes]
     of_proteins = [name for name in names if name in PROTEIN_PARAMETERS]
     n_proteins = 0 if proteins is None else len(proteins.names)
     n_columns = len(of_genes) * cells.n_genes + len(of_proteins) * n_proteins

@@ -45,6 +45,7 @@ def normalized_expression(  # noqa: PLR0913
     By default the values of a cell are the expected shares of its genes in the counts, which sum to one over the genes
     of the model. Without ``transform_batch`` every cell is decoded as of its own batch, so batch effects stay in.
     To keep the result with the cells, for plots, use :func:`scvitl.tl.normalized_expression`.
+    Shares by a scAR model are those in the native counts.
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ def posterior_predictive(
 
     If the model describes the data, these counts look like those that were measured; :func:`scvitl.pl.posterior_predictive`
     shows whether they do. Each draw takes a latent state from the posterior of the cell and counts from the likelihood
-    at that state.
+    at that state. Counts by a scAR model are all counts, native and ambient.
 
     Parameters
     ----------

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..tl._options import OF_AMBIENT
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -15,6 +17,9 @@ class Reader:
     options: dict[str, Any]  # what scvi-tools takes where the file does not say
     idle: frozenset[str]  # arguments that make no difference, or that the tensors tell
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)  # fewer than other models have
+    only: dict[str, tuple[Any, ...]] = field(
+        default_factory=dict
+    )  # what ours is like, of arguments that could be otherwise
 
     @property
     def nested(self) -> set[str]:
@@ -107,6 +112,36 @@ READERS = {
             "gene_dispersion": ("gene", "gene-batch", "gene-label"),
             "gene_likelihood": ("zinb", "nb"),
             "extra_decoder_kwargs['activation_function_bg']": ("exp", "softplus"),
+        },
+    ),
+    "SCAR": Reader(
+        title="scAR",
+        function="scar",
+        options={
+            **COMMON,
+            "dropout_rate": 0.0,
+            "gene_likelihood": "b",
+            "scale_activation": "softplus_sp",
+            "sparsity": 0.9,
+        },
+        # Without a batch in the model, what is made of batches is nothing. Its decoder takes no options.
+        idle=TOLD
+        | {
+            "ambient_profile",
+            "batch_representation",
+            "deeply_inject_covariates",
+            "encode_covariates",
+            "extra_decoder_kwargs",
+            "use_batch_norm",
+            "use_layer_norm",
+        },
+        choices=OF_AMBIENT,
+        only={
+            "batch_representation": ("one-hot",),
+            "dispersion": ("gene",),
+            "use_batch_norm": ("both", "encoder"),
+            "use_layer_norm": ("none", "decoder"),
+            "use_observed_lib_size": (True,),
         },
     ),
 }

@@ -11,7 +11,7 @@ from ..data import locate
 from ..data.multimodal import refuse
 from ..tl._options import CHOICES, NUMBERS, SWITCHES
 from ..tl._start import library_priors
-from . import _proteins, _registry, _weights
+from . import _ambient, _proteins, _registry, _weights
 from ._classes import READERS
 from ._history import history
 from ._unpickle import ACTIVATIONS, RELU, Node, RefusedError, intact
@@ -52,6 +52,8 @@ def imported(saved: Saved, adata: ad.AnnData) -> tuple[Reader, store.FittedModel
                 schema, proteins=_proteins.learned(entries, schema.batch, all_measured=all_measured)
             )
             architecture |= _proteins.of_version(entries, weights, architecture["background_activation"])
+        if reader.title == "scAR":
+            schema = _ambient.seen(schema, saved.file)
         losses = history(saved.attributes.get("history_"))
         n_cells = _registry.n_cells(entries) or adata.n_obs
         trained = bool(saved.attributes.get("is_trained_", True))
@@ -68,6 +70,10 @@ def imported(saved: Saved, adata: ad.AnnData) -> tuple[Reader, store.FittedModel
     data = CellData(adata, schema, whole=whole)
     if _registry.before_priors(saved) and not (architecture["use_observed_lib_size"] or schema.size_factor):
         weights |= _priors(data, schema)
+    if reader.title == "scAR":
+        weights |= _ambient.weights(
+            _given(saved, reader).get(_ambient.ARGUMENT), adata, schema, data, saved.file
+        )
     module = _weights.module(saved.file, architecture, schema, weights)
     if not trained:
         logg.warning("the model was saved before it was trained: its results mean nothing")
@@ -82,6 +88,7 @@ def imported(saved: Saved, adata: ad.AnnData) -> tuple[Reader, store.FittedModel
         **architecture,
         **_facts(reader, schema, losses),
         **_columns(schema),
+        "feature_type": _ambient.feature_type(adata, schema) if reader.title == "scAR" else None,
     }
     params = {name: value for name, value in params.items() if value is not None}
     return reader, store.FittedModel(module, schema, params, losses), data
@@ -136,8 +143,14 @@ def _labels(
 
 def _options(reader: Reader, saved: Saved, entries: dict[str, Any]) -> dict[str, Any]:
     """Arguments of our module, apart from sizes."""
-    given = _arguments(saved.attributes["init_params_"], reader.nested)
+    given = _given(saved, reader)
     unknown = [name for name in given if name not in reader.options and name not in reader.idle]
+    unknown += [
+        # not the text of something nested, which can be endless
+        f"{name}={given[name]!r}" if isinstance(given[name], (str, bool)) else name
+        for name, values in reader.only.items()
+        if name in given and given[name] not in values
+    ]
     if unknown:
         msg = (
             f"the model in {str(saved.file)!r} was made with {', '.join(unknown)}, which scvitl's {reader.title} does not "
@@ -167,15 +180,16 @@ def _options(reader: Reader, saved: Saved, entries: dict[str, Any]) -> dict[str,
     return options
 
 
-def _arguments(saved: dict[str, Any], nested: set[str]) -> dict[str, Any]:
-    """Arguments that the model was made with, apart from those left empty; of those ``nested``, the options."""
-    if "non_kwargs" in saved:
-        parts = [saved["non_kwargs"], *saved["kwargs"].values()]
+def _given(saved: Saved, reader: Reader) -> dict[str, Any]:
+    """Arguments that the model was made with, apart from those left empty; of those nested, the options."""
+    arguments = saved.attributes["init_params_"]
+    if "non_kwargs" in arguments:
+        parts = [arguments["non_kwargs"], *arguments["kwargs"].values()]
     else:
-        parts = [saved, *(part for part in saved.values() if isinstance(part, dict))]
-        parts[0] = {name: value for name, value in saved.items() if not isinstance(value, dict)}
+        parts = [arguments, *(part for part in arguments.values() if isinstance(part, dict))]
+        parts[0] = {name: value for name, value in arguments.items() if not isinstance(value, dict)}
     flat = {name: value for part in parts for name, value in part.items()}
-    for name in nested:
+    for name in reader.nested:
         flat |= {f"{name}[{key!r}]": value for key, value in (flat.pop(name, None) or {}).items()}
     if not flat.get("use_labels_groups"):
         flat.pop("use_labels_groups", None)

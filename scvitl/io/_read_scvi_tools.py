@@ -8,6 +8,8 @@ from .._logging import logg
 from ..data.multimodal import copied
 from ..tl._annotate import annotation
 from ..tl._fit import write
+from ..tl._native import check_layer
+from ..tl._native import tables as native
 from ..tl._options import check_names, check_place
 from ..tl._proteins import tables
 
@@ -24,8 +26,9 @@ def read_scvi_tools(
     """Read a model that scvi-tools saved, so that everything here works with it as with one fitted here.
 
     Use it for models that took long to train, or that somebody published. The classes ``SCVI``, ``LinearSCVI``,
-    ``SCANVI`` and ``TOTALVI`` can be read. The model goes into ``adata``, and so into every file that you write it to; the saved model is
-    not needed any more. Reading is safe with files from anywhere: the pickle in them is taken apart, never run.
+    ``SCANVI``, ``TOTALVI`` and ``SCAR`` can be read. The model goes into ``adata``, and so into every file that you write
+    it to; the saved model is not needed any more. Reading is safe with files from anywhere: the pickle in them is taken
+    apart, never run.
 
     Parameters
     ----------
@@ -35,11 +38,11 @@ def read_scvi_tools(
     adata
         Cells to use the model on, with raw counts: those that it was trained on, or others of the same batches. They
         need the genes of the model, in any order and among others, and the columns of ``obs`` that it was set up with,
-        apart from labels to be predicted. For a ``TOTALVI`` they also need the counts of its proteins, in ``obsm`` under
-        the name that it was set up with; or ``adata`` is a MuData. Of a model that was set up with a MuData, they are looked
-        for under ``"protein_expression"`` in an AnnData.
+        apart from labels to be predicted and from those of a ``SCAR``, which uses none. For a ``TOTALVI`` they also need the
+        counts of its proteins, in ``obsm`` under the name that it was set up with; or ``adata`` is a MuData. Of a model that
+        was set up with a MuData, they are looked for under ``"protein_expression"`` in an AnnData.
     key_added
-        Stem of the names of the results, in place of ``"scvi"``, ``"ldvae"``, ``"scanvi"`` or ``"totalvi"``.
+        Stem of the names of the results, in place of ``"scvi"``, ``"ldvae"``, ``"scanvi"``, ``"totalvi"`` or ``"scar"``.
     copy
         Whether to return a copy rather than write into ``adata``.
 
@@ -47,9 +50,9 @@ def read_scvi_tools(
     -------
     `None`, or a copy of ``adata`` if ``copy=True``. These fields are set:
 
-    `adata.obsm['X_scvi' | 'X_ldvae' | 'X_scanvi' | 'X_totalvi' | 'X_' + key_added]` : :class:`numpy.ndarray` (dtype `float32`)
+    `adata.obsm['X_scvi' | 'X_ldvae' | 'X_scanvi' | 'X_totalvi' | 'X_scar' | 'X_' + key_added]` : :class:`numpy.ndarray` (dtype `float32`)
         Latent space: the posterior mean.
-    `adata.uns['scvi' | 'ldvae' | 'scanvi' | 'totalvi' | key_added]` : :class:`dict`
+    `adata.uns['scvi' | 'ldvae' | 'scanvi' | 'totalvi' | 'scar' | key_added]` : :class:`dict`
         The model, as :func:`scvitl.tl.scvi` writes it. ``params["source"]`` is the version of scvi-tools that it
         comes from.
 
@@ -75,6 +78,16 @@ def read_scvi_tools(
     `adata.obsm['totalvi_protein_foreground' | key_added + '_protein_foreground']` : :class:`pandas.DataFrame` (dtype `float32`)
         Probability that the protein is there, that its counts are more than background.
 
+    Of a ``SCAR`` also, as :func:`scvitl.tl.scar` writes them:
+
+    `adata.layers['scar' | key_added]` : :class:`scipy.sparse.csr_matrix` (dtype `float32`)
+        Native counts: which of those that were seen, so none that were not. Genes that the model does not have are as they
+        were.
+    `adata.obs['scar_noise' | key_added + '_noise']` : :class:`pandas.Series` (dtype `float32`)
+        Share of the counts of a cell that is ambient.
+    `adata.varm['scar_ambient' | key_added + '_ambient']` : :class:`pandas.DataFrame` (dtype `float64`)
+        The ambient profile of the model; NaN for genes that it does not have.
+
     Raises
     ------
     FileNotFoundError
@@ -97,6 +110,10 @@ def read_scvi_tools(
     efficiencies. It is read as it was trained. Later versions of scvi-tools read some of these files as if they were new
     and give other latent states.
 
+    A ``SCAR`` knows nothing of batches: scvi-tools keeps them from its model. Native counts are told by the rule of
+    :func:`scvitl.tl.scar`; those of ``SCAR.get_denoised_counts`` come from :func:`scvitl.get.denoised` with
+    ``output="generative"``.
+
     Examples
     --------
     >>> import scvitl
@@ -116,6 +133,8 @@ def read_scvi_tools(
     check_place(adata, names)
     if reader.title == "scANVI":
         check_names(model.schema, names)
+    if reader.title == "scAR":
+        check_layer(model.schema.layer, names)
     latent = posterior.latent(model.module, cells)
     slots = {"obsm": {}, "uns": {}}
     if reader.title == "LDVAE":
@@ -125,6 +144,8 @@ def read_scvi_tools(
         slots |= annotation(adata, model, probabilities, key=names.stem)
     if reader.title == "totalVI":
         slots["obsm"] |= tables(model, cells, names)
+    if reader.title == "scAR":
+        slots |= native(adata, model, cells, names, shares=model.module.ambient.numpy())
     slots["obsm"][names.latent] = latent
     slots["uns"][names.model] = store.to_uns(model)
     adata = copied(adata) if copy else adata

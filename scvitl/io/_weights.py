@@ -50,6 +50,7 @@ NAMES = (
     (r"\.mean_(?:en|de)coder\.", ".mean."),
     (r"\.var_(?:en|de)coder\.", ".variance."),
     (r"\.px_scale_decoder\.(?:0\.)?", ".heads.scale."),
+    (r"\.px_noise_decoder\.0\.", ".heads.noise."),
     (r"\.px_r_decoder\.", ".heads.dispersion."),
     (r"\.px_dropout_decoder\.", ".heads.dropout."),
     (r"^_embeddings_dict\.batch\.", "embedding."),

@@ -6,6 +6,6 @@ broadcast against it and may carry leading dimensions of Monte-Carlo samples: (S
 
 from __future__ import annotations
 
-from . import nb, nb_mixture, normal, poisson, zinb
+from . import binomial, nb, nb_mixture, normal, poisson, zinb
 
-__all__ = ["nb", "nb_mixture", "normal", "poisson", "zinb"]
+__all__ = ["binomial", "nb", "nb_mixture", "normal", "poisson", "zinb"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .cells import Cells
 from .ldvae import LDVAE
 from .scanvae import SCANVAE
+from .scarvae import SCARVAE
 from .totalvae import TOTALVAE
 from .vae import VAE
 
-__all__ = ["LDVAE", "SCANVAE", "TOTALVAE", "VAE", "Cells"]
+__all__ = ["LDVAE", "SCANVAE", "SCARVAE", "TOTALVAE", "VAE", "Cells"]

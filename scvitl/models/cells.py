@@ -23,8 +23,11 @@ class Cells:
     posterior: tuple[Tensor, Tensor] | None = None
     proteins: Tensor | None = None  # (B, P) counts
     panel: Tensor | None = None  # (B,) codes of the panels of proteins
+    stored: Tensor | None = (
+        None  # (m,) positions in the flattened counts outside of which they are zero, if known
+    )
 
     def take(self, rows: Tensor) -> Cells:
         """The cells at ``rows``."""
-        values = (getattr(self, field.name) for field in fields(self))
+        values = (getattr(self, field.name) for field in fields(self) if field.name != "stored")
         return Cells(*(None if value is None else value[rows] for value in values))

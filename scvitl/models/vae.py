@@ -36,6 +36,7 @@ LIKELIHOODS = {
     "poisson": (poisson, ("rate",)),
     "normal": (normal, ("rate", "theta")),
 }
+UNDISPERSED = ("poisson", "b")
 
 
 class VAE(nn.Module):
@@ -82,7 +83,7 @@ class VAE(nn.Module):
         # seed then gives the parts that two configurations share the same weights.
         sets = {"gene": (), "gene-batch": (n_batch,), "gene-label": (n_labels,)}.get(dispersion)
         px_r = None if sets is None else nn.Parameter(torch.randn(n_genes, *sets))  # log theta
-        self.px_r = None if gene_likelihood == "poisson" else px_r
+        self.px_r = None if gene_likelihood in UNDISPERSED else px_r
         embedded = batch_representation == "embedding"
         self.embedding = nn.Embedding(n_batch, embedding_dim) if embedded else None
         self.sizes = [*([] if embedded else [n_batch]), *n_categories]
@@ -110,7 +111,7 @@ class VAE(nn.Module):
         self._keep_library_prior(n_batch, library_log_means, library_log_vars)
         heads = {
             "scale": True,
-            "dispersion": dispersion == "gene-cell" and gene_likelihood != "poisson",
+            "dispersion": dispersion == "gene-cell" and gene_likelihood not in UNDISPERSED,
             "dropout": gene_likelihood == "zinb",
         }
         self.decoder = Decoder(
@@ -211,8 +212,8 @@ class VAE(nn.Module):
         return Expression(scale, torch.exp(library) * scale, theta, dropout)
 
     def theta(self, h: Tensor, batch: Tensor, labels: Tensor, genes: Tensor | None = None) -> Tensor | None:
-        """Inverse dispersions (G), (B, G) or (..., B, G); a Poisson has none."""
-        if self.gene_likelihood == "poisson":
+        """Inverse dispersions (G), (B, G) or (..., B, G); Poisson and binomial have none."""
+        if self.gene_likelihood in UNDISPERSED:
             return None
         if self.dispersion == "gene-cell":
             return torch.exp(self.decoder.head("dispersion", h, genes))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from .abundance import log_densities
+from .assignment import assigned, log_bayes_factors
 from .classify import calibration_error, label_probabilities, temperature
 from .compare import compare
 from .correlation import feature_correlation
+from .denoise import denoise
 from .engine import stream
 from .expression import (
     expression_blocks,
@@ -30,9 +32,11 @@ from .scores import elbo, marginal_ll, reconstruction_error
 __all__ = [
     "Expression",
     "aggregated_posterior",
+    "assigned",
     "background",
     "calibration_error",
     "compare",
+    "denoise",
     "elbo",
     "expression_blocks",
     "expression_draws",
@@ -44,6 +48,7 @@ __all__ = [
     "latent_distribution",
     "library_size",
     "likelihood_parameters",
+    "log_bayes_factors",
     "log_densities",
     "marginal_ll",
     "normalized_expression",

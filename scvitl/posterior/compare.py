@@ -140,11 +140,13 @@ def _weighed(
 
 def _expected_counts(sides: pools.Sides, draws: Draws) -> list[tuple[np.ndarray, np.ndarray]]:
     """Mean counts of the genes in both sides of every pair, as the model expects them."""
-    depth = torch.exp(draws.library).cpu().numpy()[:, 0]
     counts = []
     for table, pair in zip(differential.levels(sides), sides.spans, strict=True):
         rows = [np.concatenate([np.arange(start, start + n) for start, n in spans]) for spans in pair]
-        counts.append(tuple(table[f"scale{k + 1}"] * depth[rows[k]].mean() for k in (0, 1)))
+        rows = [torch.from_numpy(side).to(draws.library.device) for side in rows]
+        counts.append(
+            tuple(sides.decoded.mean_counts(table[f"scale{k + 1}"], draws.library, rows[k]) for k in (0, 1))
+        )
     return counts
 
 

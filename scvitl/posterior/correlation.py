@@ -45,8 +45,9 @@ def feature_correlation(
     It is the mean over ``batches``. Proteins that some batches lack, by ``in_batch`` (K, P), are decoded as of one that has
     them.
 
-    Draws are Gamma(mean = share, shape = theta): the rates, up to the depth of the cell, of its Poisson counts. Those of
-    proteins are zero where the count is background.
+    Draws are Gamma(mean = share, shape = theta): the rates, up to the depth of the cell, of its Poisson counts. Where the
+    likelihood has no dispersion, theta is infinite and they are the shares. Those of proteins are zero where the count is
+    background.
     """
     generator = noise(data, random_state)
     draws = draw(model, data, torch.arange(data.n_cells).repeat_interleave(n_samples), generator)
@@ -101,7 +102,10 @@ def _protein_rates(p: ProteinExpression, generator: torch.Generator) -> torch.Te
 def _rates(decoded: Decoded, genes: torch.Tensor, generator: torch.Generator) -> Iterator[np.ndarray]:
     """Rates drawn for a few genes at a time, each (g, N)."""
     for few in genes.split(max(1, DRAWN_TOGETHER // len(decoded.hidden))):
-        yield nb.gamma(decoded.scale(few), decoded.theta(few), generator=generator).cpu().numpy()
+        rates, theta = decoded.scale(few), decoded.theta(few)
+        if theta is not None:
+            rates = nb.gamma(rates, theta, generator=generator)
+        yield rates.cpu().numpy()
 
 
 def _few(values: np.ndarray) -> Iterator[np.ndarray]:

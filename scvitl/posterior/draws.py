@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..models import SCARVAE
 from .engine import BLOCK_ENTRIES, posterior
 
 if TYPE_CHECKING:
@@ -81,9 +82,25 @@ class Decoded:
             return torch.from_numpy(np.empty(shape, np.float32))
         return self.hidden.new_empty(shape)
 
-    def theta(self, genes: Tensor) -> Tensor:
-        """Their inverse dispersions, (g, 1) or (g, N)."""
+    def mean_counts(self, shares: np.ndarray, library: Tensor, rows: Tensor) -> np.ndarray:
+        """Mean counts of the genes, (G,), over the draws at ``rows``, of which these are the mean ``shares`` (G,).
+
+        ``library`` (N, 1) are logarithms. Some of the counts of a model that tells them apart are ambient.
+        """
+        total = torch.exp(library[rows])
+        if not isinstance(self.model, SCARVAE):
+            return shares * float(total.mean())
+        ambient = total * self.model.decoder.noise(self.hidden[rows])
+        profiles = self.model.ambient
+        batch = self.batch[rows] if len(profiles) > 1 else torch.zeros_like(rows)
+        by_batch = ambient.new_zeros(len(profiles)).index_add_(0, batch, ambient[:, 0])
+        return shares * float((total - ambient).mean()) + (by_batch @ profiles / len(rows)).cpu().numpy()
+
+    def theta(self, genes: Tensor) -> Tensor | None:
+        """Their inverse dispersions, (g, 1) or (g, N); `None` where the likelihood has none."""
         theta = self.model.theta(self.hidden, self.batch, self.labels, genes)
+        if theta is None:
+            return None
         return theta[:, None] if theta.ndim == 1 else theta.T
 
 

@@ -130,9 +130,9 @@ def likelihood_parameters(
 
 
 def parameter(name: str, p) -> Tensor:
-    """One of ``mean``, ``dispersions``, ``dropout`` (as a probability) or ``sd``, (S, B, G)."""
-    if name == "mean":
-        return p.rate
+    """One of ``mean``, ``native``, ``dispersions``, ``dropout`` (as a probability) or ``sd``, (S, B, G)."""
+    if name in {"mean", "native"}:
+        return p.rate if name == "mean" else p.native
     return torch.sigmoid(p.dropout) if name == "dropout" else p.theta.expand_as(p.rate)
 
 

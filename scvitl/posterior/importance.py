@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
+from ..likelihoods import binomial
 from ..models.blocks import log_normal
 from ..models.records import Expression
 from .draws import draw
@@ -88,15 +89,18 @@ def _log_likelihoods(model: VAE, draws: Draws, x: Cells) -> Tensor:
     """Log p(x_a | z_i) with the library size of a, (N, a).
 
     Most counts are zero. So this is the log-probability that all are, a smooth function of the library size that a
-    polynomial through a few sizes gives for every anchor; and then what the counts above zero change.
+    polynomial through a few sizes gives for every anchor; and then what the counts above zero change. A binomial has the
+    total counts of a in the place of its library size, and is simpler.
     """
+    if model.gene_likelihood == "b":
+        return _log_likelihoods_of_trials(model, draws, x)
     anchor, gene = x.x.nonzero(as_tuple=True)  # (n,)
     counts, library = x.x[anchor, gene, None], torch.exp(x.library)
     sizes, polynomial = _interpolation(x.library[:, 0])
     parts, width = [], max(len(anchor), len(sizes) * x.x.shape[1])
     for rows in torch.arange(len(draws.z), device=x.x.device).split(max(1, ENTRIES // width)):
         block = draws.take(rows)
-        p = model.generative(block.z, block.library, block.cells)
+        p = model.generative(block.z, torch.zeros_like(block.library), block.cells)  # of one count
         at_sizes = _scaled(p, sizes[:, None], slice(None), 1)  # (b, K, G)
         empty = model.log_likelihood(torch.zeros_like(at_sizes.rate[0]), at_sizes) @ polynomial.T  # (b, a)
         above = _scaled(p, library[anchor, 0], gene, 2)  # (b, n, 1)
@@ -105,8 +109,18 @@ def _log_likelihoods(model: VAE, draws: Draws, x: Cells) -> Tensor:
     return torch.cat(parts)
 
 
+def _log_likelihoods_of_trials(model: VAE, draws: Draws, x: Cells) -> Tensor:
+    """The same where every count of a cell falls on one of the genes."""
+    parts = []
+    for rows in torch.arange(len(draws.z), device=x.x.device).split(max(1, ENTRIES // x.x.shape[1])):
+        block = draws.take(rows)
+        p = model.generative(block.z, torch.zeros_like(block.library), block.cells)
+        parts.append(binomial.log_likelihood_of_pairs(x.x, p.rate))
+    return torch.cat(parts)
+
+
 def _scaled(p: Expression, library: Tensor, genes: slice | Tensor, dim: int) -> Expression:
-    """Expression of draws at other library sizes and some genes, with a dimension put in at ``dim``."""
+    """Expression of draws, decoded for one count, at library sizes and some genes, with a dimension put in at ``dim``."""
 
     def of(values: Tensor | None) -> Tensor | None:
         if values is None:
@@ -115,7 +129,7 @@ def _scaled(p: Expression, library: Tensor, genes: slice | Tensor, dim: int) -> 
             return values[genes] if dim == 1 else values[genes, None]
         return values[:, genes].unsqueeze(dim)
 
-    rate = of(p.scale) * (library if dim == 1 else library[:, None])
+    rate = of(p.rate) * (library if dim == 1 else library[:, None])
     theta, dropout = (
         values if values is None or values.ndim < 3 else values.expand_as(rate).contiguous()
         for values in (of(p.theta), of(p.dropout))

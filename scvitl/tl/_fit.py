@@ -6,7 +6,8 @@ Nothing here writes to the AnnData; the public function does, last.
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -38,6 +39,7 @@ RUN = (
     "n_samples_per_label",
     "adversarial_classifier",
     "protein_background_prior",
+    "feature_type",
 )
 OF_SCHEMA = (
     "labels_groups",
@@ -66,6 +68,11 @@ class Setting:
     architecture: dict[str, Any]
     training: dict[str, Any]
 
+    def of_genes(self, chosen: np.ndarray) -> Setting:
+        """The setting for the genes of the mask ``chosen`` (G,) alone."""
+        genes = tuple(compress(self.schema.genes, chosen))
+        return replace(self, schema=replace(self.schema, genes=genes))
+
 
 def prepare(
     adata: ad.AnnData,
@@ -88,11 +95,11 @@ def prepare(
         for options in (columns, architecture, training)
     )
     check_columns(columns, architecture["dispersion"], architecture.get("protein_dispersion", ""))
-    check_options({**architecture, **training}, linear=title == "LDVAE")
+    check_options({**architecture, **training}, title)
     columns["layer"] = locate(adata, columns["layer"], whole=architecture["gene_likelihood"] != "normal")
     schema = learn(adata, **columns)
     logg.info("    counts from X" if schema.layer is None else f"    counts from layers[{schema.layer!r}]")
-    if adata.n_vars > MANY_GENES:
+    if adata.n_vars > MANY_GENES and title != "scAR":
         logg.hint(
             f"{adata.n_vars:,} genes; a few thousand variable ones train faster and often integrate better"
         )
@@ -133,6 +140,7 @@ def fit(
             "several": batch is not None and len(batch.categories) > 1,
             "adversary": params["adversarial_classifier"],
         }
+    training["ambient"] = params["model"] == "scAR"
     plan = resolve(training.pop("plan"), adata.n_obs, **training)
     whole = params["gene_likelihood"] != "normal"
     data = CellData(adata, setting.schema, device=params["device"], whole=whole)

@@ -85,8 +85,8 @@ def map_query(  # noqa: PLR0913
     KeyError
         The reference has no such model, or the query lacks a column of ``obs``.
     ValueError
-        Query and reference have no gene in common, a label is not among those of the reference, or the values of the
-        query are not counts.
+        Query and reference have no gene in common, a label is not among those of the reference, the values of the
+        query are not counts, or the model is scAR.
 
     Notes
     -----

@@ -47,7 +47,14 @@ def check(query: ad.AnnData, reference: ad.AnnData, key: str) -> store.FittedMod
     if query is reference:
         msg = "query and reference are the same AnnData: map other cells onto it, as in map_query(query, reference)."
         raise ValueError(msg)
-    return store.from_uns(reference, key)
+    model = store.from_uns(reference, key)
+    if model.params["model"] == "scAR":
+        msg = (
+            f"the model in reference.uns[{key!r}] is scAR, which knows the ambient RNA of one experiment and of no other: fit "
+            "scvitl.tl.scar(query, raw) with the droplets of the query."
+        )
+        raise ValueError(msg)
+    return model
 
 
 def check_options(max_epochs: object, min_confidence: object, random_state: object, progress: object) -> None:

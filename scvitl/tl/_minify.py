@@ -20,8 +20,8 @@ def minify(adata: AnnData, *, key: str = "scvi", copy: bool = False) -> AnnData 
 
     Of every cell, the posterior of its latent state and its library size stay, some twenty numbers in place of
     thousands. What decodes goes on working (latent space, normalised expression, differential expression, predictive
-    samples); what looks at counts says that they are gone. ``X``, all layers and ``raw`` are dropped, so keep the file
-    with the counts.
+    samples); what looks at counts says that they are gone. ``X``, all layers (also that of native counts by scAR) and
+    ``raw`` are dropped, so keep the file with the counts.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _checks, store
 from .._architectures import ARCHITECTURES
+from .._keys import keys
 from ..data import multimodal
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 CHOICES = {
     "dispersion": ("gene", "gene-batch", "gene-label", "gene-cell"),
     "gene_likelihood": ("zinb", "nb", "poisson", "normal"),
+    "scale_activation": ("softmax", "softplus", "softplus_sp"),
     "latent_distribution": ("normal", "ln"),
     "batch_representation": ("one-hot", "embedding"),
     "use_batch_norm": ("encoder", "decoder", "none", "both"),
@@ -25,6 +27,7 @@ CHOICES = {
     "protein_dispersion": ("protein", "protein-batch", "protein-label"),
     "plan": ("fast", "reference"),
 }
+OF_AMBIENT = {"gene_likelihood": ("b", "nb", "zinb", "poisson")}  # a model that tells ambient counts
 COUNTS = {  # whole numbers and their smallest values
     "n_hidden": 1,
     "n_latent": 1,
@@ -47,6 +50,7 @@ NUMBERS = {
     "learning_rate": {"above": 0},
     "weight_decay": {"at_least": 0},
     "n_epochs_kl_warmup": {"at_least": 0},
+    "sparsity": {"at_least": 0, "at_most": 1},
     "classifier_dropout_rate": {"at_least": 0, "below": 1},
     "classification_ratio": {"at_least": 0},
 }
@@ -112,22 +116,29 @@ def grouped(title: str, arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def check_place(adata: ad.AnnData, keys: Keys) -> None:
+def check_stem(function: str, key_added: str | None) -> Keys:
+    """Names of the results of ``function``, or of ``key_added`` if that can name results."""
+    names = keys(function, key_added)
+    _checks.key_added(names.stem)
+    return names
+
+
+def check_place(adata: ad.AnnData, names: Keys) -> None:
     """The results can be written where they belong, without hiding something else there."""
-    _checks.key_added(keys.stem)
-    if keys.model in adata.uns and not store.is_model(adata.uns[keys.model]):
-        msg = f"adata.uns[{keys.model!r}] holds something that is not a model: choose another key_added."
+    _checks.key_added(names.stem)
+    if names.model in adata.uns and not store.is_model(adata.uns[names.model]):
+        msg = f"adata.uns[{names.model!r}] holds something that is not a model: choose another key_added."
         raise ValueError(msg)
     if adata.isbacked and adata.is_view:
         msg = f"adata is a view of a file, which cannot hold results: read it first, with {multimodal.reading(adata)}."
         raise ValueError(msg)
 
 
-def check_names(schema: Schema, keys: Keys) -> None:
+def check_names(schema: Schema, names: Keys) -> None:
     """No column of ``obs`` that the model reads is one that it would write."""
     entries = (schema.batch, schema.labels, *schema.categorical, *schema.continuous)
     read = {entry.key for entry in entries if entry is not None} | {schema.size_factor}
-    written = [name for name in (keys.label, keys.confidence, keys.group) if name in read]
+    written = [name for name in (names.label, names.confidence, names.group, names.noise) if name in read]
     if written:
         msg = f"the results would replace adata.obs[{written[0]!r}], which the model reads: choose another key_added."
         raise ValueError(msg)
@@ -149,10 +160,11 @@ def check_columns(columns: dict[str, Any], *dispersions: str) -> None:
                 raise ValueError(msg)
 
 
-def check_options(options: dict[str, Any], *, linear: bool = False) -> None:
-    """Every option has a legal value; with a ``linear`` decoder, batch norm is there or not."""
-    choices, switches = dict(CHOICES), list(SWITCHES)
-    if linear:
+def check_options(options: dict[str, Any], title: str) -> None:
+    """Every option of the model ``title`` has a legal value."""
+    choices, switches = {**CHOICES, **OF_AMBIENT} if title == "scAR" else dict(CHOICES), list(SWITCHES)
+    if title == "LDVAE":
+        # Its batch norm is there or not.
         del choices["use_batch_norm"]
         switches.append("use_batch_norm")
     for name in choices.keys() & options.keys():

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ..data.batches import CellData
 
 ADVERSARY_WEIGHT = 5.0  # in the fast plan
+NOISE = 0.1  # share of ambient counts before training, a usual one
+MOMENTUM = 0.05  # of batch norm in a training of few minibatches
 
 
 def new_module(
@@ -39,6 +41,8 @@ def new_module(
             module.l_encoder.mean.bias += module.library_log_means.mean()
     if schema.proteins is not None:
         _start_proteins(module, data, params, fast=fast, learned=not priors)
+    if params["model"] == "scAR" and fast:
+        _start_ambient(module, data)
     if initial is not None:
         module.load_state_dict(initial.module.state_dict(), strict=False)
     return module
@@ -58,6 +62,18 @@ def _start_proteins(
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(params["random_state"])
             module.hire(ADVERSARY_WEIGHT if fast else None)
+
+
+def _start_ambient(module: nn.Module, data: CellData) -> None:
+    """Shares of the genes that the decoder begins with, and batch norm that keeps up."""
+    import numpy as np
+    import torch
+
+    counts = np.asarray(data.counts.sum(0), np.float64).ravel() + 0.1
+    module.start_at(torch.from_numpy((counts / counts.sum()).astype(np.float32)), NOISE)
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm1d):
+            part.momentum = MOMENTUM
 
 
 def library_priors(data: CellData, schema: Schema) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ TRAIN_SIZE = 0.9
 MAPPING_STEPS = 250  # minibatches
 PROTEIN_STEPS, PROTEIN_EPOCHS = 240, 12  # of a fast fit with proteins, at least
 SEVERAL_STEPS, SEVERAL_EPOCHS = 300, 30  # the same where batches have to mix
+AMBIENT_STEPS, AMBIENT_EPOCHS = 200, 8  # of a fast fit that tells ambient counts, at least
 LR_FACTOR = 0.6
 
 
@@ -87,21 +88,21 @@ def resolve(  # noqa: PLR0913
     proteins: bool = False,
     several: bool = False,
     adversary: bool = False,
+    ambient: bool = False,
 ) -> Plan:
-    """Fill in what the user left open, for ``n_cells`` cells, which may have ``proteins``.
+    """Fill in what the user left open, for ``n_cells`` cells, which may have ``proteins`` or ``ambient`` counts.
 
-    They may then be of ``several`` batches, and an ``adversary`` may guess which.
+    In the former case they may be of ``several`` batches, and an ``adversary`` may guess which.
     """
 
     def given(value: float | None, default: float) -> float:
         return default if value is None else value
 
     fast = name == "fast"
-    default = (
-        of_proteins(fast, n_cells, batch_size, several=several, adversary=adversary)
-        if proteins
-        else of_genes(fast, n_cells)
-    )
+    if proteins:
+        default = of_proteins(fast, n_cells, batch_size, several=several, adversary=adversary)
+    else:
+        default = (of_ambient if ambient and fast else of_genes)(fast, n_cells)
     epochs = given(max_epochs, default["max_epochs"])
     stop = (proteins and not fast) if early_stopping is None else early_stopping
     return Plan(
@@ -133,6 +134,18 @@ def of_genes(fast: bool, n_cells: int) -> dict[str, float]:  # noqa: FBT001
         "learning_rate": 8e-3 if fast else 1e-3,
         "n_epochs_kl_warmup": 400,
         "max_kl_weight": fast_kl_weight(n_cells) if fast else 1.0,
+    }
+
+
+def of_ambient(fast: bool, n_cells: int) -> dict[str, float]:  # noqa: FBT001
+    """Defaults of a fast fit that tells ambient counts; a long one learns by heart which cell has which of them."""
+    batch_size = 64 if n_cells < SMALL else 128
+    n_minibatches = len(bounds(int(TRAIN_SIZE * n_cells), batch_size))
+    return {
+        "max_epochs": max(AMBIENT_EPOCHS, -(-AMBIENT_STEPS // n_minibatches)),
+        "batch_size": batch_size,
+        "learning_rate": 1e-2,
+        "max_kl_weight": 1.0,
     }
 
 

@@ -28,6 +28,16 @@ def test_gather_rows_of_one_stored_value(toy):
     assert cells.x.sum(1).tolist() == [48, 4]
 
 
+def test_what_is_stored_is_known(toy):
+    """Also where genes come in another order, so that columns do."""
+    for cells in (toy, toy[:, ::-1]):
+        found = CellData(cells, learn(toy)).gather(torch.tensor([5, 0, 117, 5]))
+        expected = found.x.flatten().nonzero().squeeze(-1)
+        assert torch.equal(found.stored.sort().values, expected)
+        assert (found.stored.diff().abs() < 2 * toy.n_vars).all()
+    assert found.take(torch.tensor([1])).stored is None
+
+
 def test_genes_are_reordered(toy):
     schema = learn(toy)
     expected = CellData(toy, schema).gather(torch.arange(4)).x

@@ -3,12 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 import scvitl
-from scvitl import get
+from scvitl import get, store
 from scvitl.likelihoods import nb
-from scvitl.posterior import correlation
+from scvitl.posterior import correlation, draws, engine
 
 SMALL = {"n_hidden": 16, "n_latent": 3, "max_epochs": 3, "progress": False}
 
@@ -109,10 +110,51 @@ def test_genes_in_the_order_asked_for(fitted, drawn):
         get.feature_correlation(fitted, genes=["gene_77"])
 
 
-@pytest.mark.parametrize("likelihood", ["poisson", "normal"])
-def test_likelihoods_without_a_dispersion_are_refused(toy, likelihood):
-    scvitl.tl.scvi(toy, gene_likelihood=likelihood, **SMALL)
-    text = f"which gene_likelihood='{likelihood}' has not: fit with 'nb' or 'zinb'"
+def shares(adata, key, n_samples):
+    """What is decoded of ``n_samples`` draws of every cell, in the order of `feature_correlation`, (draws, genes)."""
+    fitted, data = store.open_cells(adata, key=key)
+    index = torch.arange(adata.n_obs).repeat_interleave(n_samples)
+    drawn = draws.draw(fitted.module, data, index, engine.noise(data, 0))
+    with torch.no_grad():
+        return fitted.module.decoder.scale(fitted.module.decode(drawn.z, drawn.cells)).numpy()
+
+
+@pytest.mark.parametrize("method", ["spearman", "pearson"])
+def test_without_dispersions_shares_are_correlated(toy, method):
+    scvitl.tl.scvi(toy, gene_likelihood="poisson", **SMALL)
+    frame = get.feature_correlation(toy, method=method, n_samples=3)
+    # ranks of shares that differ in the last digit
+    np.testing.assert_allclose(frame, by_scipy(shares(toy, "scvi", 3), method), atol=1e-3)
+
+
+def test_the_limit_of_vanishing_dispersion(toy):
+    """A negative binomial whose variance is next to its mean is a Poisson."""
+    scvitl.tl.scvi(toy, gene_likelihood="nb", **SMALL)
+    toy.uns["scvi"]["weights"]["px_r"][:] = 25
+    frame = get.feature_correlation(toy, method="pearson", n_samples=3)
+    model = get.model(toy)
+    model.module.px_r, model.module.gene_likelihood = None, "poisson"
+    np.testing.assert_allclose(
+        frame, get.feature_correlation(toy, model=model, method="pearson", n_samples=3), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("likelihood", ["b", "poisson", "nb", "zinb"])
+def test_of_native_expression_where_some_is_ambient(toy, drawn, likelihood):
+    scvitl.tl.scar(toy, ambient=np.full(40, 1 / 40), gene_likelihood=likelihood, **SMALL)
+    frame = get.feature_correlation(toy, key="scar", n_samples=2)
+    native = shares(toy, "scar", 2)
+    if likelihood in {"nb", "zinb"}:
+        np.testing.assert_allclose(together(drawn, 0), native, rtol=1e-4, atol=1e-8)
+        native = together(drawn, 2)
+    else:
+        assert not drawn
+    np.testing.assert_allclose(frame, by_scipy(native, "spearman"), atol=1e-3)
+
+
+def test_a_likelihood_without_rates_is_refused(toy):
+    scvitl.tl.scvi(toy, gene_likelihood="normal", **SMALL)
+    text = "draws the rates of counts, which gene_likelihood='normal' has not: fit with 'nb', 'zinb' or 'poisson'"
     with pytest.raises(ValueError, match=text):
         get.feature_correlation(toy)
 

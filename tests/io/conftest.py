@@ -28,6 +28,7 @@ NAMES = (
     (r"^(._)encoder\.mean\.", r"\1encoder.mean_encoder."),
     (r"^(._)encoder\.variance\.", r"\1encoder.var_encoder."),
     (r"^decoder\.heads\.scale\.", "decoder.px_scale_decoder.0."),
+    (r"^decoder\.heads\.noise\.", "decoder.px_noise_decoder.0."),
     (r"^decoder\.heads\.dispersion\.", "decoder.px_r_decoder."),
     (r"^decoder\.heads\.dropout\.", "decoder.px_dropout_decoder."),
     (r"^embedding\.", "_embeddings_dict.batch."),
@@ -57,7 +58,13 @@ PROTEINS = (
     (r"^decoder\.heads\.foreground\.", "decoder.py_fore_scale_decoder.fc_layers.Layer 0.0."),
     (r"^decoder\.heads\.mixing\.", "decoder.py_background_decoder.fc_layers.Layer 0.0."),
 )
-CLASSES = {"scVI": "SCVI", "LDVAE": "LinearSCVI", "scANVI": "SCANVI", "totalVI": "TOTALVI"}
+CLASSES = {
+    "scVI": "SCVI",
+    "LDVAE": "LinearSCVI",
+    "scANVI": "SCANVI",
+    "totalVI": "TOTALVI",
+    "scAR": "SCAR",
+}
 SIGNATURE = {
     "n_hidden",
     "n_latent",
@@ -70,6 +77,8 @@ SIGNATURE = {
     "protein_dispersion",
     "dropout_rate_encoder",
     "dropout_rate_decoder",
+    "scale_activation",
+    "sparsity",
 }
 OTHERS = {
     "log_variational",
@@ -169,6 +178,11 @@ def tensors(module):
         state.setdefault("decoder.px_dropout_decoder_gene.fc_layers.Layer 0.0.weight", torch.randn(3, 3))
         state.setdefault("encoder.l_gene_mean_encoder.weight", torch.randn(2, 2))
         return state
+    if hasattr(module, "ambient"):
+        # An argument there, and genes that are all at one level.
+        assert (state.pop("decoder.level") == 1).all()
+        del state["ambient"]
+        state.setdefault("px_r", torch.randn(module.decoder.n_genes))
     for name in () if hasattr(module, "loadings") else ("px_r_decoder", "px_dropout_decoder"):
         state.setdefault(f"decoder.{name}.weight", torch.randn(3, 3))
         state.setdefault(f"decoder.{name}.bias", torch.randn(3))
@@ -210,6 +224,12 @@ def as_scvi_tools():
         if p["model"] == "scANVI":
             parts = {name: p[f"classifier_{name}"] for name in ("n_layers", "n_hidden", "dropout_rate")}
             others |= {"classifier_parameters": parts, "y_prior": torch.tensor(p.get("y_prior", 1.0))}
+        arguments = {
+            "gene_dispersion" if schema.proteins and name == "dispersion" else name: p[name]
+            for name in SIGNATURE & p.keys()
+        }
+        if p["model"] == "scAR":
+            arguments["ambient_profile"] = model.module.ambient.clone()
         if p.get("var_activation", "exp") != "exp":
             others["var_activation"] = getattr(torch.nn.functional, p["var_activation"])
         return Content(
@@ -218,10 +238,7 @@ def as_scvi_tools():
             attr_dict={
                 "is_trained_": True,
                 "init_params_": {
-                    "non_kwargs": {
-                        "gene_dispersion" if schema.proteins and name == "dispersion" else name: p[name]
-                        for name in SIGNATURE & p.keys()
-                    },
+                    "non_kwargs": arguments,
                     "kwargs": {"kwargs": others},
                 },
                 "registry_": {

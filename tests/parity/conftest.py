@@ -31,6 +31,9 @@ LABELS = BATCH | {"labels_key": "label", "unlabeled_category": "x"}
 PROTEINS = BATCH | {"protein_expression_obsm_key": "proteins"}
 MISSING = BATCH | {"protein_expression_obsm_key": "missing"}
 PANELS = BATCH | {"protein_expression_obsm_key": "panels", "panel_key": "panel"}
+# Ambient shares of the genes, some of which are never ambient.
+PROFILE = np.where(np.arange(30) % 7, np.random.default_rng(4).gamma(0.5, size=30), 0)
+PROFILE /= PROFILE.sum()
 # Columns and arguments, by class: what scvi-tools itself can run.
 CONFIGURATIONS = {
     "SCVI": {
@@ -142,10 +145,37 @@ CONFIGURATIONS = {
         "no logarithm": (PROTEINS, {"log_variational": False}),
         "exp": (PROTEINS, {"extra_decoder_kwargs": {"activation_function_bg": "exp"}}),
     },
+    "SCAR": {
+        "defaults": (BATCH, {}),
+        "no columns": ({}, {}),
+        "profile": (BATCH, {"ambient_profile": PROFILE}),
+        "sparsity": (BATCH, {"ambient_profile": PROFILE, "sparsity": 1.0, "n_layers": 1}),
+        "softplus": (BATCH, {"scale_activation": "softplus", "latent_distribution": "ln"}),
+        "softmax": (BATCH, {"scale_activation": "softmax", "log_variational": False}),
+        "nb": (BATCH | {"labels_key": "label"}, {"gene_likelihood": "nb", "ambient_profile": PROFILE}),
+        "nb, ln": (
+            {},
+            {"gene_likelihood": "nb", "latent_distribution": "ln", "sparsity": 1.0, "dropout_rate": 0.2},
+        ),
+        "nb, softmax": (BATCH, {"gene_likelihood": "nb", "scale_activation": "softmax", "n_layers": 1}),
+        "zinb": (BATCH, {"gene_likelihood": "zinb", "ambient_profile": PROFILE}),
+        "zinb, softplus": (BATCH, {"gene_likelihood": "zinb", "scale_activation": "softplus"}),
+        "poisson": (BATCH, {"gene_likelihood": "poisson", "ambient_profile": PROFILE, "n_layers": 1}),
+        "poisson, softmax": (BATCH, {"gene_likelihood": "poisson", "scale_activation": "softmax"}),
+        "options of no effect": (
+            BATCH,
+            {
+                "encode_covariates": True,
+                "deeply_inject_covariates": False,
+                "use_batch_norm": "encoder",
+                "use_layer_norm": "decoder",
+            },
+        ),
+    },
 }
 # Those that differ in nothing but their decoders and their use of labels.
 ALIKE = ("SCVI", "LinearSCVI", "SCANVI")
-KEYS = {"SCVI": "scvi", "LinearSCVI": "ldvae", "SCANVI": "scanvi", "TOTALVI": "totalvi"}
+KEYS = {"SCVI": "scvi", "LinearSCVI": "ldvae", "SCANVI": "scanvi", "TOTALVI": "totalvi", "SCAR": "scar"}
 
 
 @pytest.fixture(scope="session")
@@ -205,7 +235,7 @@ def add_proteins(adata):
 
 def make(scvi, adata, columns, arguments, seed=3, name="SCVI"):
     """A model of scvi-tools with the initial weights of a seed."""
-    model = getattr(scvi.model, name)
+    model = getattr(scvi.external if name == "SCAR" else scvi.model, name)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         model.setup_anndata(adata, **columns)

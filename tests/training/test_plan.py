@@ -182,3 +182,17 @@ def test_steps_get_smaller_where_the_loss_stays():
         plateau.step(5.0)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.6 * 4e-3)
     assert resolve("reference", 1000).plateau(optimizer) is None
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "epochs", "batch_size"), [(300, 40, 64), (1735, 8, 64), (20_000, 8, 128), (500_000, 8, 128)]
+)
+def test_the_fast_plan_that_tells_ambient_counts(n_cells, epochs, batch_size):
+    plan = resolve("fast", n_cells, ambient=True)
+    assert (plan.max_epochs, plan.batch_size) == (epochs, batch_size)
+    assert plan.max_kl_weight == 1
+    assert plan.n_epochs_kl_warmup == min(2, epochs / 4)
+
+
+def test_the_reference_plan_is_the_same_with_ambient_counts():
+    assert resolve("reference", 1735, ambient=True) == resolve("reference", 1735)
