@@ -64,14 +64,15 @@ class _Binomial(torch.autograd.Function):
 
 def log_coefficients(x: Tensor, n: Tensor) -> Tensor:
     """Logarithms of n over x for counts ``x`` (m,) among ``n`` (m,)."""
-    # lgamma(n + 1) - lgamma(n - x + 1) is a small difference of large numbers, so these are float64
-    size = int(n.max()) + 1 if len(n) else 1
-    if size > 3 * len(x):
-        found = (
-            torch.lgamma(n.double() + 1) - torch.lgamma((n - x).double() + 1) - torch.lgamma(x.double() + 1)
+    # lgamma(n + 1) - lgamma(n - x + 1) is a small difference of large numbers, so these are float64, which Apple's GPUs lack
+    device = torch.device("cpu") if x.device.type == "mps" else x.device
+    whole, k = n.to(device, torch.int64), x.to(device, torch.int64)
+    size = int(whole.max()) + 1 if len(whole) else 1
+    if size > 3 * len(k):
+        found = sum(
+            sign * torch.lgamma(part.double() + 1) for sign, part in ((1, whole), (-1, whole - k), (-1, k))
         )
     else:
-        table = torch.lgamma(torch.arange(1, size + 1, dtype=torch.float64, device=x.device))
-        whole, k = n.long(), x.long()
+        table = torch.lgamma(torch.arange(1, size + 1, dtype=torch.float64, device=device))
         found = table[whole] - table[whole - k] - table[k]
-    return found.to(x.dtype)
+    return found.to(x)

@@ -98,7 +98,7 @@ def find(
         cells = [adata.obs_names[codes == code] for code in range(len(batches))]
     rng, parts, lost = np.random.default_rng(random_state), [], []
     with closing(by_batch(raw, batch)) as given:
-        for names, (title, matrix, rows) in zip(cells, given, strict=True):
+        for label, names, (title, matrix, rows) in zip(batches or ("",), cells, given, strict=True):
             seen = droplets(matrix, rows, genes, names, layer=layer, min_counts=min_raw_counts, title=title)
             part = empty.ambient(seen, prob=prob, rng=rng, title=title, **options)
             parts.append(part)
@@ -106,7 +106,7 @@ def find(
             example = matrix.obs_names[0]
             n_empty = int((part.classes == empty.CLASSES.index("empty")).sum())
             logg.info(
-                f"    {n_empty:,} of {len(part.classes):,} droplets are empty, with {part.counts.sum():,.0f} counts "
+                f"    {n_empty:,} of {len(part.classes):,} droplets{label and f' of {label}'} are empty, with {part.counts.sum():,.0f} counts "
                 f"(prob {part.prob:.4g})"
             )
     if lost:
