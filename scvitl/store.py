@@ -126,10 +126,9 @@ def load(
 
 def fingerprint(model: FittedModel) -> str:
     """A short text that tells a model from others by its weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(_weights(model.module)):
-        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    weights = sorted(_weights(model.module))
+    bits = b"".join(name.encode() + tensor.detach().cpu().numpy().tobytes() for name, tensor in weights)
+    return hashlib.sha256(bits).hexdigest()[:16]
 
 
 def open_cells(
@@ -273,8 +272,9 @@ def record(adata: ad.AnnData, key: str) -> dict[str, Any]:
     if is_model(adata.uns.get(key)):
         return adata.uns[key]
     found = [name for name, value in adata.uns.items() if is_model(value)]
-    hint = f"Models here: {', '.join(map(repr, found))}." if found else "Fit one with scvitl.tl.scvi(adata)."
-    msg = f"no fitted model in adata.uns[{key!r}].{_checks.did_you_mean(key, found)} {hint}"
+    fit = f"Fit one with scvitl.tl.{key if key == 'scar' else 'scvi'}(adata)."
+    hint = f"{_checks.did_you_mean(key, found)} Models here: {', '.join(map(repr, found))}."
+    msg = f"no fitted model in adata.uns[{key!r}].{hint if found else ' ' + fit}"
     raise KeyError(msg)
 
 

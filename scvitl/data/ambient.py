@@ -35,25 +35,25 @@ def given(adata: ad.AnnData, ambient: Any, genes: Sequence[str], batch: Category
 
     A frame or series is matched by gene. Everything else is in the order of ``adata.var_names``.
     """
-    name, names = "ambient", adata.var_names
+    name, names, genes = "ambient", adata.var_names, pd.Index(genes)
     if isinstance(ambient, str):
         name, ambient = f"adata.varm[{ambient!r}]", _stored(adata, ambient)
     if isinstance(ambient, pd.Series):
         ambient = ambient.to_frame(ONE)
     if isinstance(ambient, pd.DataFrame):
-        table = _matched(name, ambient, names)
+        table = _matched(name, ambient, genes)
     else:
-        table = pd.DataFrame(_array(name, ambient, len(names)), index=names)
+        table = pd.DataFrame(_array(name, ambient, len(names)), index=names).loc[genes]
     table = _of_batches(name, table, batch)
     odd = next((kind for kind in table.dtypes if not pd.api.types.is_numeric_dtype(kind)), None)
     if odd is not None:
         msg = f"{name} holds {odd}, where the shares of the genes are numbers."
         raise TypeError(msg)
-    values = table.to_numpy(np.float64, na_value=np.nan)[names.get_indexer(genes)]  # (G, K)
+    values = table.to_numpy(np.float64, na_value=np.nan)  # (G, K)
     wrong = {"NaN or infinite": ~np.isfinite(values), "negative": values < 0}
     for what, where in wrong.items():
         if where.any():
-            bad = pd.Index(genes)[where.any(1)]
+            bad = genes[where.any(1)]
             msg = f"{name} is {what} for {len(bad)} of {len(genes)} genes (such as {bad[0]!r}): a profile has the share of every gene."
             raise ValueError(msg)
     total = values.sum(0)
@@ -81,23 +81,23 @@ def _stored(adata: ad.AnnData, key: str) -> Any:
     raise KeyError(msg)
 
 
-def _matched(name: str, table: pd.DataFrame, names: pd.Index) -> pd.DataFrame:
+def _matched(name: str, table: pd.DataFrame, genes: pd.Index) -> pd.DataFrame:
     """Rows of a frame by the genes of the cells."""
     if not table.index.is_unique:
         msg = f"the index of {name} has {table.index[table.index.duplicated()][0]!r} more than once: one row per gene."
         raise ValueError(msg)
-    missing = names.difference(table.index, sort=False)
+    missing = genes.difference(table.index, sort=False)
     if len(missing):
         msg = (
-            f"{name} has no row for {len(missing)} of the {len(names)} genes of adata (such as {missing[0]!r}); its rows are "
+            f"{name} has no row for {len(missing)} of the {len(genes)} genes of adata (such as {missing[0]!r}); its rows are "
             f"such as {', '.join(map(repr, table.index[:3]))}: index it by adata.var_names."
         )
         raise ValueError(msg)
-    return table.loc[names]
+    return table.loc[genes]
 
 
 def _array(name: str, values: Any, n_genes: int) -> np.ndarray:
-    """An array of one profile as (G, 1), of several as (G, K)."""
+    """An array of one profile as (G, 1)."""
     kind = type(values).__name__
     if hasattr(values, "detach"):  # a tensor
         values = values.detach().cpu()
@@ -109,8 +109,8 @@ def _array(name: str, values: Any, n_genes: int) -> np.ndarray:
         msg = f"{name} takes the shares of the genes as numbers, or a key of adata.varm, not {kind} of {values.dtype}."
         raise TypeError(msg)
     column = values.reshape(-1, 1) if values.ndim == 1 or values.shape == (1, n_genes) else values
-    if column.ndim != 2 or len(column) != n_genes:
-        msg = f"{name} has shape {values.shape}, but adata has {n_genes} genes: one share per gene, in the order of adata.var_names."
+    if column.ndim != 2 or column.shape != (n_genes, 1):
+        msg = f"{name} has shape {values.shape}, but adata has {n_genes} genes: one share per gene, in the order of adata.var_names; a profile for each batch takes a frame."
         raise ValueError(msg)
     return column
 

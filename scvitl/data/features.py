@@ -24,7 +24,7 @@ ASSIGNED = ("sgRNA", "CMO", "tag")  # of which a cell has one or a few, and no o
 
 def chosen(adata: ad.AnnData, feature_type: str) -> np.ndarray:
     """Which features are of that type, (G,): all, where ``var`` does not tell types apart."""
-    _checks.one_of("feature_type", feature_type, TYPES)
+    _checks.one_of("feature_type", feature_type, list(TYPES))
     if COLUMN not in adata.var:
         return np.ones(adata.n_vars, bool)
     column = adata.var[COLUMN].astype(str).to_numpy()

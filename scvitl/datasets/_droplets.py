@@ -27,8 +27,8 @@ def droplets() -> tuple[ad.AnnData, ad.AnnData]:
 
     - The ambient profile :math:`\alpha` is what the cells express together, times noise per gene, since some cells burst
       more easily than others.
-    - A cell gets about a tenth of the median depth, whatever its own depth: in nine of ten cells 4 to 21 % of the counts
-      are ambient.
+    - A cell gets about a tenth of the median depth, whatever its own depth: of the counts of a cell, mostly 4 to 21 % are
+      ambient.
     - Empty droplets have nothing else. There are 4,000, with 30 counts in the median and 200 at most.
 
     With :math:`m` the median depth, :math:`n_{cg}` the native counts and :math:`a_c` the number of ambient ones:

@@ -31,10 +31,10 @@ def removed(
     """How many counts :func:`scvitl.tl.scar` took away, from which genes and from which cells.
 
     Look here to see whether it removed too much. ``removed`` is the share of the counts that is gone, ``noise`` the share
-    that is ambient as the model has it, and the two should be alike, up to the ``excess`` of the fit. Where ``removed`` is
-    well above, native counts went as well, and a lower ``excess`` keeps more. With cell types as ``groupby``, a marker should
-    stay in its own type and fall elsewhere. Its ``noise`` elsewhere should be at most about one: if more ambient counts are
-    expected in these cells than they have counts, the model takes too much in them for ambient.
+    that is ambient as the model has it. With cell types as ``groupby``, a marker should stay in its own type and fall
+    elsewhere. Its ``noise`` elsewhere should be at most about one: if more ambient counts are expected in these cells than
+    they have counts, the model takes too much in them for ambient. A cell loses what is expected and the ``excess`` of the fit.
+    A gene may lose more or less than its ``noise``, since the surest counts go first, and these are not spread evenly over genes.
 
     Parameters
     ----------

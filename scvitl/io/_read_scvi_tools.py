@@ -134,7 +134,7 @@ def read_scvi_tools(
     if reader.title == "scANVI":
         check_names(model.schema, names)
     if reader.title == "scAR":
-        check_layer(model.schema.layer, names)
+        check_layer(adata, model.schema.layer, names)
     latent = posterior.latent(model.module, cells)
     slots = {"obsm": {}, "uns": {}}
     if reader.title == "LDVAE":
@@ -146,6 +146,8 @@ def read_scvi_tools(
         slots["obsm"] |= tables(model, cells, names)
     if reader.title == "scAR":
         slots |= native(adata, model, cells, names, shares=model.module.ambient.numpy())
+        # Droplets that were looked at for another profile.
+        slots["uns"][names.ambient] = None
     slots["obsm"][names.latent] = latent
     slots["uns"][names.model] = store.to_uns(model)
     adata = copied(adata) if copy else adata

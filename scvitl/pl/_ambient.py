@@ -208,10 +208,13 @@ def _origin(adata: AnnData, key: str) -> tuple[str | None, str | None]:
     """The layer of the counts of the cells, and the column of their batches."""
     from ..data.schema import Schema
 
+    found = adata.uns.get(keys(key).ambient, {})
     if not store.is_model(adata.uns.get(key)):
-        return locate(adata, None), adata.uns.get(keys(key).ambient, {}).get("batch_key")
+        return locate(adata, None), found.get("batch_key")
     schema = Schema.from_json(str(adata.uns[key]["schema"]))
-    return locate(adata, schema.layer), schema.batch and schema.batch.key
+    # A profile may have been found since.
+    column = found.get("batch_key", schema.batch and schema.batch.key)
+    return locate(adata, schema.layer), column
 
 
 def _knee(ax: Axes, droplets: pd.DataFrame) -> None:

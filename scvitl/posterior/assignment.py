@@ -28,7 +28,7 @@ def log_bayes_factors(
     evenly over the features; "global" their mean over the cells.
     """
     _, noise = denoise(model, data, excess=0.0, batch_size=batch_size)
-    counts, profiles = data.counts, model.ambient.double().cpu().numpy()
+    counts, profiles = data.counts, model.ambient.cpu().double().numpy()
     batch = data.batch.cpu().numpy() if len(profiles) > 1 else np.zeros(data.n_cells, int)
     total = np.asarray(counts.sum(1, dtype=np.float64)).ravel()
     ambient = total * noise

@@ -36,69 +36,61 @@ def denoise(
     posterior mean of the latent state, or with ``n_samples`` at draws of it, of which the (lower) median is taken.
     """
     generator, rng = noise(data, random_state), np.random.default_rng(random_state)
-    read = _thinned if output == "posterior" else _generated
     parts, shares = [], []
     for cells, posterior in stream(model, data, n_samples=n_samples or 1, batch_size=batch_size):
         z = posterior.mean[None] if n_samples is None else posterior.draw(n_samples, generator)[0]
         h = model.decode(z, cells)
-        native, ambient = model.decoder.scale(h), model.profile(cells.batch)
-        found = [
-            read(cells, *sample, excess=excess, rng=rng)
-            for sample in zip(native, [ambient] * len(native), model.decoder.noise(h)[..., 0], strict=True)
-        ]
-        counts = [matrix for matrix, _ in found]
+        counts, settled = [], []
+        for native, decoded in zip(model.decoder.scale(h), model.decoder.noise(h)[..., 0], strict=True):
+            seen = _Seen(cells, native, model.profile(cells.batch), decoded)
+            settled.append(seen.shares)
+            counts.append(
+                seen.kept(excess, rng) if output == "posterior" else _drawn(cells, native, decoded, rng)
+            )
         parts.append(counts[0] if len(counts) == 1 else _median(counts))
-        shares.append(np.mean([share for _, share in found], 0))
+        shares.append(np.mean(settled, 0))
     return sp.vstack(parts, format="csr"), np.concatenate(shares).astype(np.float32)
 
 
-def _thinned(
-    cells: Cells,
-    native: Tensor,
-    ambient: Tensor,
-    decoded: Tensor,
-    *,
-    excess: float | None,
-    rng: np.random.Generator,
-) -> tuple[sp.csr_matrix, np.ndarray]:
-    """How many of the counts of cells are native."""
-    n_cells, n_genes = cells.x.shape
-    row, gene = cells.stored // n_genes, cells.stored % n_genes
-    batch = row if len(ambient) > 1 else torch.zeros_like(row)
-    values = (cells.x.view(-1)[cells.stored], native.reshape(-1)[cells.stored], ambient[batch, gene])
-    counts, native, ambient = (part.cpu().numpy() for part in values)
-    row, gene = row.cpu().numpy(), gene.cpu().numpy().astype(np.int32)
-    indptr = np.searchsorted(row, np.arange(n_cells + 1)).astype(np.int32)
-    shares, probability, kept = np.empty(n_cells), np.empty(len(counts)), np.empty(len(counts), np.float32)
-    decoded = decoded.double().cpu().numpy()
-    thinning.settle(counts, native, ambient, indptr, decoded, shares)
-    thinning.explain(counts, native, ambient, indptr, shares)
-    thinning.settle(counts, native, ambient, indptr, decoded, shares)
-    thinning.probabilities(native, ambient, indptr, shares, probability)
-    if excess is None:
-        kept = thinning.sampled(counts, probability, rng)
-    else:
-        thinning.kept(counts, probability, indptr, excess, kept)
-    matrix = sp.csr_matrix((kept, gene, indptr), shape=(n_cells, n_genes))
-    matrix.eliminate_zeros()
-    matrix.sort_indices()
-    return matrix, shares
+class _Seen:
+    """The counts above zero of some cells, with native and ambient shares of their genes, and ambient shares of the cells."""
+
+    def __init__(self, cells: Cells, native: Tensor, ambient: Tensor, decoded: Tensor) -> None:
+        at, (n_cells, n_genes) = cells.stored, cells.x.shape
+        row, gene = at // n_genes, at % n_genes
+        batch = row if len(ambient) > 1 else torch.zeros_like(row)
+        values = (cells.x.view(-1)[at], native.reshape(-1)[at], ambient[batch, gene])
+        self.counts, self.native, self.ambient = (part.cpu().numpy() for part in values)
+        self.gene, self.shape = gene.cpu().numpy().astype(np.int32), (n_cells, n_genes)
+        self.indptr = np.searchsorted(row.cpu().numpy(), np.arange(n_cells + 1)).astype(np.int32)
+        self.shares, decoded = np.empty(n_cells), decoded.cpu().double().numpy()
+        where = (self.counts, self.native, self.ambient, self.indptr)
+        # What is beyond explaining depends on the shares, which settle anew without it.
+        thinning.settle(*where, decoded, self.shares)
+        thinning.explain(*where, self.shares)
+        thinning.settle(*where, decoded, self.shares)
+
+    def kept(self, excess: float | None, rng: np.random.Generator) -> sp.csr_matrix:
+        """Those of the counts that are native."""
+        probability = np.empty(len(self.counts))
+        thinning.probabilities(self.native, self.ambient, self.indptr, self.shares, probability)
+        if excess is None:
+            kept = thinning.sampled(self.counts, probability, rng)
+        else:
+            kept = np.empty(len(self.counts), np.float32)
+            thinning.kept(self.counts, probability, self.indptr, excess, kept)
+        matrix = sp.csr_matrix((kept, self.gene, self.indptr), shape=self.shape)
+        matrix.eliminate_zeros()
+        matrix.sort_indices()
+        return matrix
 
 
-def _generated(
-    cells: Cells,
-    native: Tensor,
-    ambient: Tensor,
-    decoded: Tensor,
-    *,
-    excess: float | None,
-    rng: np.random.Generator,
-) -> tuple[sp.csr_matrix, np.ndarray]:
+def _drawn(cells: Cells, native: Tensor, decoded: Tensor, rng: np.random.Generator) -> sp.csr_matrix:
     """Means of native counts, rounded up with a probability of what is beyond the whole number."""
     total = cells.x.sum(1, keepdim=True)
     mean = (total * (1 - decoded[:, None]) * native).cpu().numpy()
     whole = np.floor(mean)
-    return sp.csr_matrix(whole + (rng.random(mean.shape, np.float32) < mean - whole)), decoded.cpu().numpy()
+    return sp.csr_matrix(whole + (rng.random(mean.shape, np.float32) < mean - whole))
 
 
 def _median(counts: list[sp.csr_matrix]) -> sp.csr_matrix:

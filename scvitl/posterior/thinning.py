@@ -132,8 +132,12 @@ def _candidates(x, w, j, sure, gene, n):  # noqa: PLR0917
     if u >= 1:
         return int(x), n
     low = int(max(0.0, math.floor(x * u - SPREAD * math.sqrt(x * u * w))))
-    log_pmf = math.lgamma(x + 1) - math.lgamma(low + 1) - math.lgamma(x - low + 1)
-    pmf = math.exp(log_pmf + low * math.log(u) + (x - low) * math.log(w))
+    log_pmf = x * math.log(w)
+    if low > 0:
+        log_pmf += (
+            math.lgamma(x + 1) - math.lgamma(low + 1) - math.lgamma(x - low + 1) + low * math.log(u / w)
+        )
+    pmf = math.exp(log_pmf)
     above, k = 1 - pmf, low
     while k < x and above > NEGLIGIBLE and n < sure.size:
         sure[n], gene[n] = above, j

@@ -67,9 +67,9 @@ class Found:
         table = pd.concat(tables, ignore_index=True)
         if self.batches is not None:
             table["batch"] = pd.Categorical(table["batch"], list(self.batches))
-        full = np.zeros((len(self.genes), len(self.parts)))
-        full[self.chosen] = self.counts.T
-        record = {"droplets": table, "counts": full, "prob": np.array([part.prob for part in self.parts])}
+        # by name, so that it holds for a selection of the genes
+        counts = profiles.frame(self.counts, self.genes[self.chosen], self.batches)
+        record = {"droplets": table, "counts": counts, "prob": np.array([part.prob for part in self.parts])}
         return record if self.batch_key is None else {**record, "batch_key": self.batch_key}
 
 
@@ -131,8 +131,8 @@ def profile(
     feature_type: str,
     batch: Category | None,
     random_state: int,
-) -> tuple[np.ndarray, Found | None]:
-    """Ambient shares of the ``genes`` (a mask) in every batch, (K, g), and the droplets that were looked at for them."""
+) -> tuple[np.ndarray, Mapping[str, Any] | None]:
+    """Ambient shares of the ``genes`` (a mask) in every batch, (K, g), and the record of the droplets they come from."""
     if raw is not None and ambient is not None:
         msg = "raw and ambient both say what the ambient profile is: leave one of them out."
         raise ValueError(msg)
@@ -156,8 +156,8 @@ def profile(
             random_state=random_state,
             **PROFILE_ONLY,
         )
-        return smoothed(found.counts), found
-    if ambient is None and names.ambient in adata.varm:
+        return smoothed(found.counts), found.record()
+    if ambient is None and _measured(adata, names.ambient, adata.var_names[genes], batch):
         ambient = names.ambient
         logg.info(f"    ambient profile from varm[{ambient!r}]")
     if ambient is None:
@@ -167,16 +167,40 @@ def profile(
         )
         return pooled(), None
     shares = profiles.given(adata, ambient, adata.var_names[genes], batch)
-    counts = _counted(adata, ambient, genes, shares)
-    return shares if counts is None else smoothed(counts), None
+    record = _record(adata, ambient) if isinstance(ambient, str) else None
+    counts = _counted(record, adata.var_names[genes], shares)
+    return shares if counts is None else smoothed(counts), record
 
 
-def _counted(adata: ad.AnnData, ambient: object, genes: np.ndarray, shares: np.ndarray) -> np.ndarray | None:
-    """Counts (K, g) of empty droplets that the profile under the name ``ambient`` is made of, where it is."""
-    saved = adata.uns.get(ambient, {}) if isinstance(ambient, str) else {}
-    if not isinstance(saved, Mapping) or "counts" not in saved or len(saved["counts"]) != adata.n_vars:
+def _record(adata: ad.AnnData, key: str) -> Mapping[str, Any] | None:
+    """What `Found.record` left in ``uns``, where the profile is still there."""
+    saved = adata.uns.get(key)
+    return (
+        saved
+        if key in adata.varm and isinstance(saved, Mapping) and {"droplets", "counts"} <= saved.keys()
+        else None
+    )
+
+
+def _measured(adata: ad.AnnData, key: str, genes: pd.Index, batch: Category | None) -> bool:
+    """Whether ``varm[key]`` comes from droplets, for these batches and genes."""
+    if _record(adata, key) is None:
+        return False
+    names = [profiles.ONE] if batch is None else list(batch.categories)
+    table = adata.varm[key]
+    return (
+        isinstance(table, pd.DataFrame)
+        and list(map(str, table.columns)) == names
+        and bool(table.loc[genes].notna().to_numpy().all())
+    )
+
+
+def _counted(record: Mapping[str, Any] | None, genes: pd.Index, shares: np.ndarray) -> np.ndarray | None:
+    """Counts (K, g) of empty droplets that a profile of ``shares`` is made of, where it is."""
+    table = None if record is None else record["counts"]
+    if not isinstance(table, pd.DataFrame) or not genes.isin(table.index).all():
         return None
-    counts = np.asarray(saved["counts"], np.float64)[genes].T
+    counts = table.loc[genes].to_numpy(np.float64).T
     if counts.shape != shares.shape or (counts.sum(1) == 0).any():
         return None
     return counts if np.allclose(counts / counts.sum(1, keepdims=True), shares) else None

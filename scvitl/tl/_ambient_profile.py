@@ -3,11 +3,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import _checks
+from .._keys import keys
 from .._logging import logg
 from ..data import columns, empty, multimodal
 from ._ambient import find
 from ._fit import check_copy, write
-from ._options import check_stem
+from ._options import check_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,7 +110,8 @@ def ambient_profile(  # noqa: PLR0913
     """
     check_copy(adata, copy)
     multimodal.refuse(adata, "an ambient profile")
-    names = check_stem("scar", key_added)
+    names = keys("scar", key_added)
+    check_place(adata, names)
     if prob is not None:
         _checks.number("prob", prob, above=0, below=1)
     _checks.whole_number("min_raw_counts", min_raw_counts)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
     from anndata import AnnData
 
+SEPARATOR = ", "
+
 
 def assign_features(
     adata: AnnData,
@@ -128,6 +130,10 @@ def _check(fitted: store.FittedModel, *written: str, key: str) -> None:
             "or tags with scvitl.tl.scar(adata, raw, feature_type='sgRNA'), or name such a model with key."
         )
         raise ValueError(msg)
+    odd = [name for name in fitted.schema.genes if SEPARATOR in name]
+    if odd:
+        msg = f"several features are joined by {SEPARATOR!r}, which {odd[0]!r} has in its name: rename it and fit again."
+        raise ValueError(msg)
     batch = fitted.schema.batch
     if batch is not None and batch.key in written:
         msg = f"the results would replace adata.obs[{batch.key!r}], which the model reads: choose another key_added."
@@ -140,5 +146,5 @@ def _joined(found: sp.csr_matrix, names: Sequence[str]) -> pd.Categorical:
     sets = [tuple(columns.tolist()) for columns in np.split(found.indices, found.indptr[1:-1])]
     there = sorted(set(sets) - {()}, key=lambda columns: (len(columns), columns))
     codes = {columns: code for code, columns in enumerate(there)} | {(): -1}
-    joined = [", ".join(names[i] for i in columns) for columns in there]
+    joined = [SEPARATOR.join(names[i] for i in columns) for columns in there]
     return pd.Categorical.from_codes([codes[columns] for columns in sets], pd.Index(joined, dtype=object))

@@ -40,6 +40,8 @@ RUN = (
     "adversarial_classifier",
     "protein_background_prior",
     "feature_type",
+    "output",
+    "excess",
 )
 OF_SCHEMA = (
     "labels_groups",

@@ -39,7 +39,7 @@ def tables(
     counts, noise = posterior.denoise(
         model.module, data, output=output, excess=excess, random_state=random_state
     )
-    total = np.exp(data.library.double().cpu().numpy()).sum()
+    total = np.exp(data.library.cpu().double().numpy()).sum()
     logg.info(f"    {1 - counts.sum(dtype=np.float64) / total:.1%} of the counts removed")
     schema = model.schema
     genes = adata.var_names.get_indexer(schema.genes)
@@ -53,10 +53,13 @@ def tables(
     }
 
 
-def check_layer(layer: str | None, names: Keys) -> None:
-    """The results do not take the place of the counts."""
+def check_layer(adata: ad.AnnData, layer: str | None, names: Keys) -> None:
+    """The results do not take the place of counts, or of a layer that is not theirs."""
     if layer == names.counts:
         msg = f"the counts are in layers[{layer!r}], where the result would take their place: choose another key_added."
+        raise ValueError(msg)
+    if names.counts in adata.layers and names.model not in adata.uns:
+        msg = f"adata.layers[{names.counts!r}] is there already, and not of such a model: choose another key_added."
         raise ValueError(msg)
 
 

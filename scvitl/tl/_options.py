@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _checks, store
 from .._architectures import ARCHITECTURES
-from .._keys import keys
 from ..data import multimodal
 
 if TYPE_CHECKING:
@@ -116,18 +115,14 @@ def grouped(title: str, arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def check_stem(function: str, key_added: str | None) -> Keys:
-    """Names of the results of ``function``, or of ``key_added`` if that can name results."""
-    names = keys(function, key_added)
-    _checks.key_added(names.stem)
-    return names
-
-
 def check_place(adata: ad.AnnData, names: Keys) -> None:
     """The results can be written where they belong, without hiding something else there."""
     _checks.key_added(names.stem)
     if names.model in adata.uns and not store.is_model(adata.uns[names.model]):
         msg = f"adata.uns[{names.model!r}] holds something that is not a model: choose another key_added."
+        raise ValueError(msg)
+    if store.is_model(adata.uns.get(names.ambient)):
+        msg = f"adata.uns[{names.ambient!r}] holds a model, where droplets would take its place: choose another key_added."
         raise ValueError(msg)
     if adata.isbacked and adata.is_view:
         msg = f"adata is a view of a file, which cannot hold results: read it first, with {multimodal.reading(adata)}."

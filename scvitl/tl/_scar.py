@@ -100,9 +100,9 @@ def scar(  # noqa: PLR0913
         counts drawn anew, as in scvi-tools; they can be where none were seen.
     excess
         As many counts of a cell are taken away as are expected to be ambient, the most probable ones first, and this share
-        of the others: since it is not known for sure which they are, a little excess gets much more of the ambient ones. 0
-        keeps totals right, more cleans harder. `None` draws which counts are kept. Of no account with
-        ``output="generative"``.
+        of the others: since it is not known for sure which they are, a little excess gets more of the ambient ones. 0 keeps
+        totals of cells right, more cleans harder. `None` draws which counts are kept: more mistakes in a cell, but totals of
+        genes are right as well, as sums over many cells need it. Of no account with ``output="generative"``.
     n_hidden
         Units of a hidden layer.
     n_latent
@@ -176,6 +176,8 @@ def scar(  # noqa: PLR0913
         A column, a layer, a key of ``varm``, or the droplets of a batch do not exist.
     FileNotFoundError
         There is nothing at the path ``raw``.
+    TypeError
+        ``adata`` is a MuData, or ``raw`` or ``ambient`` is nothing that can be read.
     ValueError
         Values are not counts, a cell has none or has them all in one gene, ``raw`` has other genes or is the filtered object,
         a profile is NaN, negative or of other genes, names of genes repeat, or an option is not legal.
@@ -207,10 +209,10 @@ def scar(  # noqa: PLR0913
     start = logg.info("fitting scAR")
     setting = prepare(adata, "scAR", names, **grouped("scAR", {**arguments, **FIXED}))
     check_names(setting.schema, names)
-    check_layer(setting.schema.layer, names)
+    check_layer(adata, setting.schema.layer, names)
     schema, genes = setting.schema, features.chosen(adata, feature_type)
     _check_cells(adata, schema, genes, feature_type)
-    shares, found = profile(
+    shares, record = profile(
         adata,
         raw,
         ambient,
@@ -222,16 +224,12 @@ def scar(  # noqa: PLR0913
         random_state=random_state,
     )
     setting = setting.of_genes(genes)
-    setting.training["feature_type"] = feature_type
+    setting.training.update(feature_type=feature_type, output=output, excess=excess)
     fitted = fit(adata, setting, priors={"ambient": shares.astype(np.float32)})
     options = {"output": output, "excess": excess, "random_state": random_state}
     slots = tables(adata, fitted.model, fitted.data, names, shares=shares, **options)
     slots |= {"obsm": {names.latent: fitted.latent}, "uns": {names.model: store.to_uns(fitted.model)}}
-    if found is not None:
-        slots["uns"][names.ambient] = found.record()
-    elif ambient is not None and not (isinstance(ambient, str) and ambient == names.ambient):
-        # The droplets of an earlier profile.
-        slots["uns"][names.ambient] = None
+    slots["uns"][names.ambient] = record
     adata = adata.copy() if copy else adata
     write(adata, slots)
     logg.info(
@@ -242,7 +240,8 @@ def scar(  # noqa: PLR0913
             f"    {names.noise!r}, share of ambient counts (adata.obs)\n"
             f"    {names.latent!r}, latent space (adata.obsm)\n"
             f"    {names.ambient!r}, ambient profile (adata.varm)\n"
-            f"    {names.model!r}, fitted model (adata.uns)"
+            + (f"    {names.ambient!r}, droplets it comes from (adata.uns)\n" if record else "")
+            + f"    {names.model!r}, fitted model (adata.uns)"
         ),
     )
     return adata if copy else None
@@ -250,9 +249,22 @@ def scar(  # noqa: PLR0913
 
 def _check_cells(adata: AnnData, schema: Schema, genes: np.ndarray, feature_type: str) -> None:
     """Cells have counts to tell apart; guides and tags may be all of one kind."""
-    counts = find_counts(adata, schema.layer, genes=None if genes.all() else np.flatnonzero(genes))
+    if not genes.all():
+        total = np.asarray(find_counts(adata, schema.layer)[:, genes].sum(1)).ravel()
+        without = np.flatnonzero(total == 0)
+        if len(without):
+            msg = (
+                f"{len(without)} of {adata.n_obs} cells have no counts of {feature_type} (such as "
+                f"{adata.obs_names[without[0]]!r}): fit the others, adata[np.asarray(adata[:, adata.var['feature_types'] == "
+                f"{features.TYPES[feature_type]!r}].X.sum(1)).ravel() > 0].copy()."
+            )
+            raise ValueError(msg)
     if feature_type in features.ASSIGNED:
         return
+    counts = find_counts(adata, schema.layer, genes=None if genes.all() else np.flatnonzero(genes))
+    if counts.shape[1] == 1:
+        msg = f"adata has one gene only, {adata.var_names[genes][0]!r}, of which no counts can be told apart."
+        raise ValueError(msg)
     largest = counts.max(axis=1).toarray().ravel()
     alone = np.flatnonzero(largest == np.asarray(counts.sum(1)).ravel())
     if len(alone):

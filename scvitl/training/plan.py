@@ -101,8 +101,10 @@ def resolve(  # noqa: PLR0913
     fast = name == "fast"
     if proteins:
         default = of_proteins(fast, n_cells, batch_size, several=several, adversary=adversary)
+    elif ambient and fast:
+        default = of_ambient(n_cells, batch_size)
     else:
-        default = (of_ambient if ambient and fast else of_genes)(fast, n_cells)
+        default = of_genes(fast, n_cells)
     epochs = given(max_epochs, default["max_epochs"])
     stop = (proteins and not fast) if early_stopping is None else early_stopping
     return Plan(
@@ -137,13 +139,13 @@ def of_genes(fast: bool, n_cells: int) -> dict[str, float]:  # noqa: FBT001
     }
 
 
-def of_ambient(fast: bool, n_cells: int) -> dict[str, float]:  # noqa: FBT001
+def of_ambient(n_cells: int, batch_size: int | None) -> dict[str, float]:
     """Defaults of a fast fit that tells ambient counts; a long one learns by heart which cell has which of them."""
-    batch_size = 64 if n_cells < SMALL else 128
-    n_minibatches = len(bounds(int(TRAIN_SIZE * n_cells), batch_size))
+    usual = 64 if n_cells < SMALL else 128
+    n_minibatches = len(bounds(int(TRAIN_SIZE * n_cells), usual if batch_size is None else batch_size))
     return {
         "max_epochs": max(AMBIENT_EPOCHS, -(-AMBIENT_STEPS // n_minibatches)),
-        "batch_size": batch_size,
+        "batch_size": usual,
         "learning_rate": 1e-2,
         "max_kl_weight": 1.0,
     }

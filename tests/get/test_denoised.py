@@ -114,7 +114,9 @@ def searched(x, native, ambient, prior):
         mixed = (1 - share) * native[seen] + share * ambient[seen]
         return -np.log(mixed) @ x[seen] - PRIOR * (prior * np.log(share) + (1 - prior) * np.log(1 - share))
 
-    return optimize.minimize_scalar(cost, bounds=(1e-6, 1 - 1e-6), method="bounded", options={"xatol": 1e-7}).x
+    return optimize.minimize_scalar(
+        cost, bounds=(1e-6, 1 - 1e-6), method="bounded", options={"xatol": 1e-7}
+    ).x
 
 
 def taken(x, w, excess):

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 import torch
 
 import scvitl
+from scvitl.data.ambient import smoothed
 
 SMALL = {"n_hidden": 8, "n_latent": 2, "max_epochs": 1, "progress": False}
 
@@ -110,6 +111,32 @@ def test_a_name_that_is_taken_by_something_else(adata, truth):
     assert np.allclose(fit(adata, ambient="soup"), [truth])
 
 
+def test_a_selection_of_genes_keeps_what_droplets_showed(raw, adata):
+    """Genes that empty droplets do not show lean on the cells whichever genes are left, in whatever order."""
+    scvitl.tl.ambient_profile(adata, raw)
+    for genes in (np.arange(40)[::-1], np.arange(3, 40)):
+        some = adata[:, genes].copy()
+        counts = adata.uns["scar_ambient"]["counts"]["ambient"].to_numpy()[genes]
+        assert np.allclose(fit(some), [smoothed(counts, np.ravel(some.X.sum(0)))])
+
+
+def test_a_profile_of_the_cells_is_not_taken_for_a_measured_one(adata, said):
+    fit(adata)
+    some = adata[adata.obs["cell_type"] == "type_0"].copy()
+    expected = np.ravel(some.X.sum(0))
+    assert np.allclose(fit(some), [expected / expected.sum()])
+    assert said().count("no raw droplets and no ambient profile are given") == 2
+    profiles = fit(adata, batch_key="batch")
+    assert not np.allclose(*profiles)
+
+
+def test_a_profile_of_other_batches_is_not_taken(raw, adata, said):
+    fit(adata, raw)
+    fit(adata, batch_key="batch")
+    assert "no raw droplets and no ambient profile are given" in said()
+    assert "scar_ambient" not in adata.uns
+
+
 def test_the_cells_stand_for_the_profile(adata, said):
     expected = np.ravel(adata.X.sum(0))
     assert np.allclose(fit(adata), [expected / expected.sum()])
@@ -127,7 +154,11 @@ def test_the_profile_of_another_type(raw, adata):
     # What was left out then is none of the model's business now.
     assert np.allclose(fit(adata, ambient="scar_ambient"), profile, equal_nan=True)
     refused(
-        adata, ValueError, r"adata\.varm\['scar_ambient'\] is NaN .* for 15 of 15 genes", feature_type="ADT"
+        adata,
+        ValueError,
+        r"adata\.varm\['scar_ambient'\] is NaN .* for 15 of 15 genes",
+        feature_type="ADT",
+        ambient="scar_ambient",
     )
     assert np.allclose(fit(adata, raw, feature_type="ADT", key_added="adt"), profile, equal_nan=True)
     assert np.allclose(adata.varm["adt_ambient"].to_numpy()[25:].sum(), 1)
@@ -147,7 +178,7 @@ def test_the_profile_of_another_type(raw, adata):
         (
             lambda x: np.stack([x, x], 1),
             ValueError,
-            "ambient has 2 columns: name the obs column of the batches",
+            "a profile for each batch takes a frame",
         ),
         (lambda x: x.astype(str), TypeError, "ambient takes the shares of the genes as numbers, or a key of"),
         (pd.Series, ValueError, "ambient has no row for 40 of the 40 genes"),
@@ -239,6 +270,8 @@ def test_layers(adata, truth):
     )
     adata.layers["scar"] = adata.X.copy()
     refused(adata, ValueError, "key_added", ambient=truth, layer="scar")
+    refused(adata, ValueError, r"adata\.layers\['scar'\] is there already", ambient=truth)
+    del adata.layers["scar"]
     fit(adata, ambient=truth, layer="native")
     assert (adata.layers["scar"] > adata.layers["native"]).nnz == 0
 

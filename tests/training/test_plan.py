@@ -194,5 +194,12 @@ def test_the_fast_plan_that_tells_ambient_counts(n_cells, epochs, batch_size):
     assert plan.n_epochs_kl_warmup == min(2, epochs / 4)
 
 
+def test_larger_minibatches_take_more_epochs_to_tell_ambient_counts():
+    for batch_size in (32, 64, 512, 4096):
+        plan = resolve("fast", 3000, ambient=True, batch_size=batch_size)
+        assert plan.max_epochs * plan.n_minibatches(2700) >= 200
+        assert plan.max_epochs >= 8
+
+
 def test_the_reference_plan_is_the_same_with_ambient_counts():
     assert resolve("reference", 1735, ambient=True) == resolve("reference", 1735)
