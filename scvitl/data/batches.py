@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..compiled.stored import Stored
 from ..models.cells import Cells
 from .counts import find_counts
 from .schema import encode
@@ -100,13 +101,13 @@ class CellData:
             stored,
         )
 
-    def _dense(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Counts of the cells at ``index``, (B, G), and which of them, flattened, are stored."""
+    def _dense(self, index: Tensor) -> tuple[Tensor, Stored]:
+        """Counts of the cells at ``index``, (B, G), and those of them that are not zero."""
         if self.device.type == "cpu":
             # SciPy does in one pass what takes torch several.
             part = self.counts[index.numpy()]
-            at = np.repeat(np.arange(len(index)) * self.n_genes, np.diff(part.indptr)) + part.indices
-            return torch.from_numpy(part.toarray()), torch.from_numpy(at)
+            start, columns = (torch.from_numpy(values).int() for values in (part.indptr, part.indices))
+            return torch.from_numpy(part.toarray()), Stored(start, columns, torch.from_numpy(part.data))
         start = self.indptr[index]
         length = self.indptr[index + 1] - start
         # Row of each of the n stored values in the minibatch, and its place in the CSR, both (n,).
@@ -114,9 +115,10 @@ class CellData:
         before = torch.cumsum(length, 0) - length
         at = torch.arange(len(row), device=self.device) + (start - before)[row]
         x = torch.zeros(len(index) * self.n_genes, device=self.device)
-        stored = row * self.n_genes + self.indices[at]
-        x[stored] = self.values[at]
-        return x.view(len(index), self.n_genes), stored
+        columns, values = self.indices[at], self.values[at]
+        x[row * self.n_genes + columns] = values
+        start = torch.cat([before, before[-1:] + length[-1:]]).int()
+        return x.view(len(index), self.n_genes), Stored(start, columns, values)
 
 
 def minibatches(index: Tensor, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:

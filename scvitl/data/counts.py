@@ -95,6 +95,9 @@ def _as_csr(matrix) -> sp.csr_matrix:
     if not counts.has_canonical_format:
         counts = counts.copy()
         counts.sum_duplicates()
+    if not counts.data.all():
+        counts = counts.copy()
+        counts.eliminate_zeros()
     return counts
 
 

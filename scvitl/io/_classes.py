@@ -17,9 +17,8 @@ class Reader:
     options: dict[str, Any]  # what scvi-tools takes where the file does not say
     idle: frozenset[str]  # arguments that make no difference, or that the tensors tell
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)  # fewer than other models have
-    only: dict[str, tuple[Any, ...]] = field(
-        default_factory=dict
-    )  # what ours is like, of arguments that could be otherwise
+    # what ours is like, of arguments that could be otherwise
+    only: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
     def nested(self) -> set[str]:

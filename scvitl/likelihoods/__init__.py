@@ -6,6 +6,14 @@ broadcast against it and may carry leading dimensions of Monte-Carlo samples: (S
 
 from __future__ import annotations
 
-from . import binomial, nb, nb_mixture, normal, poisson, zinb
+from . import binomial, decoded, nb, nb_mixture, normal, poisson, zinb
 
-__all__ = ["binomial", "nb", "nb_mixture", "normal", "poisson", "zinb"]
+__all__ = ["LIKELIHOODS", "binomial", "decoded", "nb", "nb_mixture", "normal", "poisson", "zinb"]
+
+# Likelihood and the parameters of the counts that it takes.
+LIKELIHOODS = {
+    "zinb": (zinb, ("rate", "theta", "dropout")),
+    "nb": (nb, ("rate", "theta")),
+    "poisson": (poisson, ("rate",)),
+    "normal": (normal, ("rate", "theta")),
+}

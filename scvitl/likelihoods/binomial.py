@@ -41,9 +41,8 @@ def sample(p: Tensor, total: Tensor, *, generator: torch.Generator | None = None
 class _Binomial(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, p: Tensor) -> Tensor:
-        at = (
-            x.reshape(-1).nonzero().squeeze(-1)
-        )  # flat, which indexes several times faster than a tuple per dimension
+        # flat, which indexes several times faster than a tuple per dimension
+        at = x.reshape(-1).nonzero().squeeze(-1)
         counts, total = x.reshape(-1)[at], x.sum(-1)  # (n,), (B,)
         inside = p.clamp(TINY, 1 - TINY)
         at_counts = inside.flatten(-2)[..., at]  # (..., n)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .sparse import Counts, by_row
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -60,8 +62,8 @@ class Layer(nn.Module):
         self.use_activation = use_activation
         self.dropout = Dropout(dropout_rate)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        h = self.linear(x)  # (..., B, n_out)
+    def forward(self, x: Tensor | Counts, generator: torch.Generator | None = None) -> Tensor:
+        h = x.through(self.linear) if isinstance(x, Counts) else self.linear(x)  # (..., B, n_out)
         if self.batch_norm is not None:
             # Batch norm takes (N, n_out); with Monte-Carlo samples (S, B, n_out) the model is in eval mode, where
             # it is the same affine map for every row.
@@ -96,7 +98,9 @@ class FullyConnected(nn.Module):
         ]
         self.layers = nn.ModuleList(Layer(*sizes, **layer) for sizes in zip(inputs, widths[1:], strict=True))
 
-    def forward(self, x: Tensor, covariates: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor | Counts, covariates: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Map ``x`` (..., B, n_in) with ``covariates`` (B, n_covariates) to (..., B, n_out)."""
         for layer, injected in zip(self.layers, self.injected, strict=True):
             x = layer(append(x, covariates) if injected else x, generator)
@@ -118,22 +122,25 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.hidden = FullyConnected(n_in, n_hidden, n_hidden=n_hidden, **stack)
+        by_row(self.hidden.layers[0].linear)
         self.mean = nn.Linear(n_hidden, n_out)
         self.variance = nn.Linear(n_hidden, n_out)
         self.activation, self.min_variance = VARIANCE_ACTIVATIONS[var_activation], min_variance
 
     def forward(
-        self, x: Tensor, covariates: Tensor, generator: torch.Generator | None = None
+        self, x: Tensor | Counts, covariates: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Map ``x`` (B, n_in) to the mean and variance, each (B, n_out)."""
         h = self.hidden(x, covariates, generator)  # (B, H)
         return self.mean(h), self.activation(self.variance(h)) + self.min_variance
 
 
-def append(x: Tensor, columns: Tensor) -> Tensor:
+def append(x: Tensor | Counts, columns: Tensor) -> Tensor | Counts:
     """Append ``columns`` (B, c) to ``x`` (..., B, n), repeated over the sample dimensions of ``x``."""
     if columns.shape[-1] == 0:
         return x
+    if isinstance(x, Counts):
+        return x.append(columns)
     return torch.cat([x, columns.expand(*x.shape[:-1], -1)], dim=-1)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..compiled.stored import Stored
+
 
 @dataclass(frozen=True, slots=True)
 class Cells:
@@ -23,9 +25,7 @@ class Cells:
     posterior: tuple[Tensor, Tensor] | None = None
     proteins: Tensor | None = None  # (B, P) counts
     panel: Tensor | None = None  # (B,) codes of the panels of proteins
-    stored: Tensor | None = (
-        None  # (m,) positions in the flattened counts outside of which they are zero, if known
-    )
+    stored: Stored | None = None  # the counts that are not zero, if known
 
     def take(self, rows: Tensor) -> Cells:
         """The cells at ``rows``."""

@@ -40,6 +40,10 @@ class Decoder(nn.Module):
         (weight, bias), h = self.affine(name), self.seen(name, h)
         return F.linear(h, weight, bias) if genes is None else F.linear(h, weight[genes], bias[genes])
 
+    def logits(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits of the shares and, where there are any, of dropout, each (..., B, G)."""
+        return self.head("scale", h), self.head("dropout", h) if "dropout" in self.heads else None
+
     def log_total(self, h: Tensor) -> Tensor | None:
         """What the softmax divides by, as a logarithm (..., B, 1); it takes all genes."""
         return torch.logsumexp(self.head("scale", h), dim=-1, keepdim=True) if self.softmax else None

@@ -185,7 +185,7 @@ class SCANVAE(VAE):
         posterior = self.encode(cells, generator)
         z, library = posterior.draw(generator=generator)
         unweighted, weighted = self.terms(z, posterior, generator)
-        reconstruction = unweighted - self.log_likelihood(cells.x, self.generative(z, library, cells))
+        reconstruction = unweighted - self.explain_decoded(self.decode(z, cells), library, cells)
         kl = weighted + self.kl_library(posterior, cells)
         total = (reconstruction + kl_weight * kl).mean()
         if labelled is None:

@@ -127,6 +127,10 @@ class SCARVAE(VAE):
             return super().log_likelihood(x, p)
         return binomial.log_likelihood(x, p.rate / p.total)
 
+    def explain_decoded(self, h: Tensor, library: Tensor, cells: Cells) -> Tensor:
+        """Log-likelihood of all counts of every cell from hidden units (..., B, H) of the decoder, (..., B)."""
+        return self.log_likelihood(cells.x, self.expression(h, library, cells))
+
     def sample(self, p: MixedExpression, generator: torch.Generator | None = None) -> Tensor:
         """Counts, native and ambient, drawn from p(x | z), (..., B, G)."""
         if self.gene_likelihood != "b":
@@ -141,7 +145,8 @@ class SCARVAE(VAE):
         posterior = self.encode(cells, generator)
         z, _ = posterior.draw(generator=generator)
         h = self.decode(z, cells)
-        stored = cells.x.flatten().nonzero().squeeze(-1) if cells.stored is None else cells.stored
+        n_genes = cells.x.shape[1]
+        stored = cells.x.flatten().nonzero().squeeze(-1) if cells.stored is None else cells.stored.at(n_genes)
         reconstruction = -mixture.log_likelihood(
             cells.x,
             stored,

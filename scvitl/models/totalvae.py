@@ -24,6 +24,7 @@ from .adversary import Adversary
 from .blocks import Encoder, append, kl_normal, sample_normal
 from .protein_counts import ProteinCounts
 from .records import Loss
+from .sparse import counts
 from .total_decoder import TotalDecoder
 from .vae import VAE
 
@@ -164,13 +165,14 @@ class TOTALVAE(VAE):
 
     def seen(self, cells: Cells) -> tuple[Tensor, Tensor]:
         """What the encoders see: counts of genes and proteins with dense columns, and one-hot columns for every layer."""
-        parts = [cells.x, cells.proteins]  # (B, G) and (B, P)
+        parts = [counts(cells), cells.proteins]  # (B, G) and (B, P)
         if self.normalize_counts:
-            parts = [part / (1 + part.mean(1, keepdim=True)) for part in parts]
-        both = torch.cat(parts, dim=1)
-        both = both.log1p_() if self.log_variational else both
+            means = [values.mean(1, keepdim=True) for values in (cells.x, cells.proteins)]
+            parts = [part / (1 + mean) for part, mean in zip(parts, means, strict=True)]
+        genes, proteins = (part.log1p() for part in parts) if self.log_variational else parts
+        both = append(genes, proteins)
         if not self.encode_covariates:
-            return both, both[:, :0]
+            return both, cells.x[:, :0]
         dense, columns = self.covariates(cells, cells.batch)
         return append(both, dense), columns
 
@@ -239,7 +241,7 @@ class TOTALVAE(VAE):
         genes, (mean, sd, times, mixing) = self.decoder.together(*self.state(z, cells), generator)
         background = sample_normal(mean, sd**2, None, generator).exp()
         p = self.protein_counts.expression(background, times, mixing, cells.batch, cells.labels)
-        of_genes = -self.log_likelihood(cells.x, self.expression(genes, library, cells))
+        of_genes = -self.explain_decoded(genes, library, cells)
         of_proteins = -self.protein_counts.log_likelihood(cells, p)
         kl = kl_normal(posterior.mean, posterior.variance)
         kl, kl_l = kl + self.protein_counts.kl(mean, sd, mixing, cells), self.kl_library(posterior, cells)

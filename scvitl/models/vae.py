@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..likelihoods import nb, normal, poisson, zinb
+from ..likelihoods import LIKELIHOODS, decoded
 from .blocks import Encoder, append, kl_normal, log_normal, one_hot
 from .decoder import Decoder
 from .records import Expression, Loss, Posterior
+from .sparse import Counts, counts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,13 +30,6 @@ if TYPE_CHECKING:
     from .cells import Cells
 
 
-# Likelihood and the parameters of the counts that it takes.
-LIKELIHOODS = {
-    "zinb": (zinb, ("rate", "theta", "dropout")),
-    "nb": (nb, ("rate", "theta")),
-    "poisson": (poisson, ("rate",)),
-    "normal": (normal, ("rate", "theta")),
-}
 UNDISPERSED = ("poisson", "b")
 
 
@@ -167,11 +161,11 @@ class VAE(nn.Module):
         library = self.l_encoder(*seen, generator) if self.latent_library else (cells.library, None)
         return Posterior(*z, *library)
 
-    def seen(self, cells: Cells) -> tuple[Tensor, Tensor]:
+    def seen(self, cells: Cells) -> tuple[Tensor | Counts, Tensor]:
         """What the encoders see: counts with dense columns, and one-hot columns for every layer."""
-        x = torch.log1p(cells.x) if self.log_variational else cells.x  # (B, G)
+        x = counts(cells).log1p() if self.log_variational else counts(cells)  # (B, G)
         if not self.encode_covariates:
-            return x, x[:, :0]
+            return x, cells.x[:, :0]
         dense, columns = self.covariates(cells, cells.batch)
         return append(x, dense), columns
 
@@ -230,11 +224,16 @@ class VAE(nn.Module):
     def explain(
         self, z: Tensor, library: Tensor, cells: Cells, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Log-likelihood of all counts of every cell at latent states ``z`` (..., B, D), (..., B).
+        """Log-likelihood of all counts of every cell at ``z`` (..., B, D), (..., B); further latent variables are drawn."""
+        return self.explain_decoded(self.decode(z, cells), library, cells)
 
-        A model with further latent variables draws them here.
-        """
-        return self.log_likelihood(cells.x, self.generative(z, library, cells))
+    def explain_decoded(self, h: Tensor, library: Tensor, cells: Cells) -> Tensor:
+        """The same from hidden units (..., B, H) of the decoder."""
+        if self.gene_likelihood not in {"nb", "zinb"}:
+            return self.log_likelihood(cells.x, self.expression(h, library, cells))
+        logits, dropout = self.decoder.logits(h)
+        theta, softmax = self.theta(h, cells.batch, cells.labels), self.decoder.softmax
+        return decoded.log_likelihood(cells.x, cells.stored, logits, library, theta, dropout, softmax=softmax)
 
     def log_weight(
         self,
@@ -295,6 +294,6 @@ class VAE(nn.Module):
         """Negative evidence lower bound: mean over cells of -log p(x | z) + kl_weight KL(z) + KL(l)."""
         posterior = self.encode(cells, generator)
         z, library = posterior.draw(generator=generator)
-        reconstruction = -self.log_likelihood(cells.x, self.generative(z, library, cells))
+        reconstruction = -self.explain_decoded(self.decode(z, cells), library, cells)
         kl_z, kl_l = self.kl(z, posterior, cells)
         return Loss((reconstruction + kl_weight * kl_z + kl_l).mean(), reconstruction, kl_z + kl_l)

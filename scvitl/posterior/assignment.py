@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from scipy.special import gammaln, pdtr, xlogy
 from scipy.stats import poisson
 
-from .denoise import denoise
+from .denoise import ambient_shares
 
 if TYPE_CHECKING:
     from ..data.batches import CellData
@@ -27,7 +27,7 @@ def log_bayes_factors(
     It is zero for a count of zero. To what is expected of every feature, "micro" adds the other counts of the cell, spread
     evenly over the features; "global" their mean over the cells.
     """
-    _, noise = denoise(model, data, excess=0.0, batch_size=batch_size)
+    noise = ambient_shares(model, data, batch_size=batch_size)
     counts, profiles = data.counts, model.ambient.cpu().double().numpy()
     batch = data.batch.cpu().numpy() if len(profiles) > 1 else np.zeros(data.n_cells, int)
     total = np.asarray(counts.sum(1, dtype=np.float64)).ravel()

@@ -52,18 +52,27 @@ def denoise(
     return sp.vstack(parts, format="csr"), np.concatenate(shares).astype(np.float32)
 
 
+@torch.inference_mode()
+def ambient_shares(model: SCARVAE, data: CellData, *, batch_size: int | None = None) -> np.ndarray:
+    """The share of the counts of every cell that is ambient, (n,), at the posterior mean of its latent state."""
+    shares = []
+    for cells, posterior in stream(model, data, batch_size=batch_size):
+        h = model.decode(posterior.mean, cells)
+        decoded = model.decoder.noise(h)[:, 0]
+        shares.append(_Seen(cells, model.decoder.scale(h), model.profile(cells.batch), decoded).shares)
+    return np.concatenate(shares).astype(np.float32)
+
+
 class _Seen:
     """The counts above zero of some cells, with native and ambient shares of their genes, and ambient shares of the cells."""
 
     def __init__(self, cells: Cells, native: Tensor, ambient: Tensor, decoded: Tensor) -> None:
-        at, (n_cells, n_genes) = cells.stored, cells.x.shape
-        row, gene = at // n_genes, at % n_genes
+        row, gene, self.shape = cells.stored.rows(), cells.stored.columns, cells.x.shape
         batch = row if len(ambient) > 1 else torch.zeros_like(row)
-        values = (cells.x.view(-1)[at], native.reshape(-1)[at], ambient[batch, gene])
+        values = (cells.stored.values, native[row, gene], ambient[batch, gene])
         self.counts, self.native, self.ambient = (part.cpu().numpy() for part in values)
-        self.gene, self.shape = gene.cpu().numpy().astype(np.int32), (n_cells, n_genes)
-        self.indptr = np.searchsorted(row.cpu().numpy(), np.arange(n_cells + 1)).astype(np.int32)
-        self.shares, decoded = np.empty(n_cells), decoded.cpu().double().numpy()
+        self.gene, self.indptr = gene.cpu().numpy(), cells.stored.start.cpu().numpy()
+        self.shares, decoded = np.empty(len(cells.x)), decoded.cpu().double().numpy()
         where = (self.counts, self.native, self.ambient, self.indptr)
         # What is beyond explaining depends on the shares, which settle anew without it.
         thinning.settle(*where, decoded, self.shares)
@@ -79,7 +88,7 @@ class _Seen:
         else:
             kept = np.empty(len(self.counts), np.float32)
             thinning.kept(self.counts, probability, self.indptr, excess, kept)
-        matrix = sp.csr_matrix((kept, self.gene, self.indptr), shape=self.shape)
+        matrix = sp.csr_matrix((kept, self.gene, self.indptr), shape=self.shape, copy=True)
         matrix.eliminate_zeros()
         matrix.sort_indices()
         return matrix

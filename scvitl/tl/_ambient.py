@@ -13,12 +13,13 @@ import pandas as pd
 from .. import _checks
 from .._logging import logg
 from ..data import ambient as profiles
-from ..data import columns, empty, features, find_counts
+from ..data import columns, empty, features
 from ..data.droplets import droplets
 from ..data.raw import RAW, by_batch
 
 if TYPE_CHECKING:
     import anndata as ad
+    from scipy.sparse import csr_matrix
 
     from .._keys import Keys
     from ..data import Category
@@ -127,23 +128,25 @@ def profile(
     *,
     names: Keys,
     genes: np.ndarray,
-    layer: str | None,
+    counts: csr_matrix,
     feature_type: str,
     batch: Category | None,
     random_state: int,
 ) -> tuple[np.ndarray, Mapping[str, Any] | None]:
-    """Ambient shares of the ``genes`` (a mask) in every batch, (K, g), and the record of the droplets they come from."""
+    """Ambient shares of the ``genes`` (a mask) in every batch, (K, g), and the record of the droplets they come from.
+
+    ``counts`` (n, g) are those of the cells.
+    """
     if raw is not None and ambient is not None:
         msg = "raw and ambient both say what the ambient profile is: leave one of them out."
         raise ValueError(msg)
 
     def pooled() -> np.ndarray:
-        counts = find_counts(adata, layer, genes=None if genes.all() else np.flatnonzero(genes))
         codes = np.zeros(adata.n_obs, int) if batch is None else columns.codes(adata, "batch_key", batch)
         return profiles.pooled(counts, codes, 1 if batch is None else len(batch.categories))
 
-    def smoothed(counts: np.ndarray) -> np.ndarray:
-        return np.stack([profiles.smoothed(*pair) for pair in zip(counts, pooled(), strict=True)])
+    def smoothed(of_droplets: np.ndarray) -> np.ndarray:
+        return np.stack([profiles.smoothed(*pair) for pair in zip(of_droplets, pooled(), strict=True)])
 
     if raw is not None:
         found = find(
@@ -168,18 +171,15 @@ def profile(
         return pooled(), None
     shares = profiles.given(adata, ambient, adata.var_names[genes], batch)
     record = _record(adata, ambient) if isinstance(ambient, str) else None
-    counts = _counted(record, adata.var_names[genes], shares)
-    return shares if counts is None else smoothed(counts), record
+    of_droplets = _counted(record, adata.var_names[genes], shares)
+    return shares if of_droplets is None else smoothed(of_droplets), record
 
 
 def _record(adata: ad.AnnData, key: str) -> Mapping[str, Any] | None:
     """What `Found.record` left in ``uns``, where the profile is still there."""
     saved = adata.uns.get(key)
-    return (
-        saved
-        if key in adata.varm and isinstance(saved, Mapping) and {"droplets", "counts"} <= saved.keys()
-        else None
-    )
+    there = key in adata.varm and isinstance(saved, Mapping) and {"droplets", "counts"} <= saved.keys()
+    return saved if there else None
 
 
 def _measured(adata: ad.AnnData, key: str, genes: pd.Index, batch: Category | None) -> bool:

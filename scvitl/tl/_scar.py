@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import ArrayLike
-
-    from ..data import Schema
+    from scipy.sparse import csr_matrix
 
 SPARSITY = {"mRNA": 0.9, "ADT": 0.9}  # and 1 for what a cell has one or a few of
 # Options of scVI that its model has no use for, or that are what they are.
@@ -211,14 +210,14 @@ def scar(  # noqa: PLR0913
     check_names(setting.schema, names)
     check_layer(adata, setting.schema.layer, names)
     schema, genes = setting.schema, features.chosen(adata, feature_type)
-    _check_cells(adata, schema, genes, feature_type)
+    counts = _counts(adata, schema.layer, genes, feature_type)
     shares, record = profile(
         adata,
         raw,
         ambient,
         names=names,
         genes=genes,
-        layer=schema.layer,
+        counts=counts,
         feature_type=feature_type,
         batch=schema.batch,
         random_state=random_state,
@@ -247,21 +246,22 @@ def scar(  # noqa: PLR0913
     return adata if copy else None
 
 
-def _check_cells(adata: AnnData, schema: Schema, genes: np.ndarray, feature_type: str) -> None:
-    """Cells have counts to tell apart; guides and tags may be all of one kind."""
+def _counts(adata: AnnData, layer: str | None, genes: np.ndarray, feature_type: str) -> csr_matrix:
+    """Counts of the ``genes`` (a mask), of which every cell has some that can be told apart; guides may be all of one kind."""
+    counts = find_counts(adata, layer)
     if not genes.all():
-        total = np.asarray(find_counts(adata, schema.layer)[:, genes].sum(1)).ravel()
-        without = np.flatnonzero(total == 0)
+        counts = counts[:, genes]
+        without = np.flatnonzero(np.asarray(counts.sum(1)).ravel() == 0)
         if len(without):
+            matrix = "adata[:, mask]." + ("X" if layer is None else f"layers[{layer!r}]")
             msg = (
                 f"{len(without)} of {adata.n_obs} cells have no counts of {feature_type} (such as "
-                f"{adata.obs_names[without[0]]!r}): fit the others, adata[np.asarray(adata[:, adata.var['feature_types'] == "
-                f"{features.TYPES[feature_type]!r}].X.sum(1)).ravel() > 0].copy()."
+                f"{adata.obs_names[without[0]]!r}): fit the others, adata[np.asarray({matrix}.sum(1)).ravel() > 0].copy() with "
+                f"mask = adata.var['feature_types'].isin([{feature_type!r}, {features.TYPES[feature_type]!r}])."
             )
             raise ValueError(msg)
     if feature_type in features.ASSIGNED:
-        return
-    counts = find_counts(adata, schema.layer, genes=None if genes.all() else np.flatnonzero(genes))
+        return counts
     if counts.shape[1] == 1:
         msg = f"adata has one gene only, {adata.var_names[genes][0]!r}, of which no counts can be told apart."
         raise ValueError(msg)
@@ -275,3 +275,4 @@ def _check_cells(adata: AnnData, schema: Schema, genes: np.ndarray, feature_type
             "apart: drop such cells first."
         )
         raise ValueError(msg)
+    return counts

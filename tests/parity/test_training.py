@@ -9,11 +9,8 @@ import pytest
 import torch
 
 import scvitl
-from scvitl import store
 from scvitl.io._weights import rename
-from scvitl.training import fit as loop
-from scvitl.training.plan import resolve, split
-from scvitl.training.progress import progress
+from scvitl.training.plan import split
 
 BATCH = {"batch_key": "batch"}
 COVARIATES = {
@@ -42,11 +39,10 @@ CONFIGURATIONS = {
         {**NB, "y_prior": torch.tensor([[0.2, 0.5, 0.3]])},
     ),
 }
-EPOCHS, BATCH_SIZE = 3, 32
 
 
 @pytest.fixture(params=CONFIGURATIONS)
-def start(request, scvi, tools, tmp_path):
+def start(request, scvi, tools, tmp_path, one_thread):
     """An untrained model of scvi-tools, and the cells with the same model read by us, with its key."""
     name, columns, arguments = CONFIGURATIONS[request.param]
     adata = tools.cells(n_cells=100)
@@ -56,80 +52,15 @@ def start(request, scvi, tools, tmp_path):
     return theirs, adata, tools.keys[name]
 
 
-def train_theirs(model, monkeypatch):
-    """Train with the noise that our loop draws; the cells of every step, one or two minibatches of them."""
-    noise = torch.Generator().manual_seed(0)
-    rows = {row.tobytes(): i for i, row in enumerate(model.adata.X)}
-    assert len(rows) == model.adata.n_obs
-    module = model.module
-    order, drawing, forward, classify = [], [True], module.forward, getattr(module, "classify", None)
-
-    def cells(tensors):
-        return torch.tensor([rows[row.tobytes()] for row in tensors["X"].numpy()])
-
-    def rsample(self, shape=()):
-        return (
-            self.loc + self.scale * torch.randn(self.loc.shape, generator=noise) if drawing[0] else self.loc
-        )
-
-    def noted(tensors, *args, loss_kwargs, **kwargs):
-        labelled = loss_kwargs.get("labelled_tensors")
-        order.append((cells(tensors),) if labelled is None else (cells(tensors), cells(labelled)))
-        return forward(tensors, *args, loss_kwargs=loss_kwargs, **kwargs)
-
-    def without_noise(*args, **kwargs):
-        # The classifier reads the mean, yet there a latent state is drawn as well.
-        drawing[0] = False
-        logits = classify(*args, **kwargs)
-        drawing[0] = True
-        return logits
-
-    with monkeypatch.context() as patch, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
-        torch.manual_seed(0)
-        patch.setattr(torch.distributions.Normal, "rsample", rsample)
-        patch.setattr(module, "forward", noted)
-        patch.setattr(module, "classify", without_noise, raising=False)
-        model.train(
-            max_epochs=EPOCHS,
-            batch_size=BATCH_SIZE,
-            train_size=0.9,
-            accelerator="cpu",
-            plan_kwargs={"n_epochs_kl_warmup": 2},
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    return order
-
-
-def train_ours(adata, key, order):
-    """Train on the same minibatches."""
-    model = store.from_uns(adata, key)
-    steps = len(order) // EPOCHS
-    epochs = [order[i * steps : (i + 1) * steps] for i in range(EPOCHS)]
-    plan = resolve("reference", adata.n_obs, max_epochs=EPOCHS, batch_size=BATCH_SIZE, n_epochs_kl_warmup=2)
-    history = loop.fit(
-        model.module,
-        store.load(adata, model, key=key),
-        torch.unique(torch.cat([index for index, *_ in order])),
-        torch.tensor([], dtype=torch.int64),
-        plan,
-        random_state=0,
-        progress=progress("scVI", 1, show=False),
-        minibatches_of=lambda index, size, generator: epochs.pop(0),
-    )
-    return model.module, history
-
-
 def test_three_epochs(tools, start, monkeypatch):
     theirs, adata, key = start
     initial = scvitl.get.model(adata, key=key).module.state_dict()
-    order = train_theirs(theirs, monkeypatch)
-    assert len(order) == 3 * EPOCHS
+    order = tools.train_theirs(theirs, monkeypatch)
+    assert len(order) == 3 * tools.epochs
     assert {len(minibatches) for minibatches in order} == {1 + (key == "scanvi")}
-    ours, history = train_ours(adata, key, order)
+    ours, history = tools.train_ours(adata, key, order)
     expected = rename({name: tensor.numpy() for name, tensor in theirs.module.state_dict().items()})
-    tools.agree_after_training(ours.state_dict(), expected)
+    tools.agree_after_training(ours.state_dict(), expected, initial)
     # A hundred times the tolerance, or the above would show nothing.
     moved = [(ours.state_dict()[name] - tensor).abs().max() > 1e-3 for name, tensor in initial.items()]
     assert np.mean(moved) > 0.8

@@ -1,0 +1,56 @@
+"""Products of counts, kept by cell, with a matrix, and their gradient."""
+
+from __future__ import annotations
+
+from .team import floats, integers, team
+
+AT_ONCE = 4  # counts, so that sums are read and written less often
+
+
+def forward(record, part, parts):
+    """Out (B, H) = counts (B, G) @ weight (G, H); cells are shared out.
+
+    Arrays: out, weight, values of the counts, row pointers and columns of these.
+    """
+    out, weight, values = floats(record, 0), floats(record, 1), floats(record, 2)[0]
+    start, columns = integers(record, 3), integers(record, 4)
+    n_cells, n_units = out.shape
+    for b in range(part * n_cells // parts, (part + 1) * n_cells // parts):
+        row, k, stop = out[b], start[b], start[b + 1]
+        row[:] = 0
+        while k + AT_ONCE <= stop:
+            w0, w1, w2, w3 = (
+                weight[columns[k]],
+                weight[columns[k + 1]],
+                weight[columns[k + 2]],
+                weight[columns[k + 3]],
+            )
+            v0, v1, v2, v3 = values[k], values[k + 1], values[k + 2], values[k + 3]
+            for j in range(n_units):
+                row[j] += v0 * w0[j] + v1 * w1[j] + v2 * w2[j] + v3 * w3[j]
+            k += AT_ONCE
+        while k < stop:
+            w0, v0 = weight[columns[k]], values[k]
+            for j in range(n_units):
+                row[j] += v0 * w0[j]
+            k += 1
+
+
+def backward(record, part, parts):
+    """By the weight (G, H), zero before: counts.T @ grad (B, H); units are shared out.
+
+    Arrays: gradient by the weight, grad, values of the counts, row pointers and columns of these.
+    """
+    by_weight, grad, values = floats(record, 0), floats(record, 1), floats(record, 2)[0]
+    start, columns = integers(record, 3), integers(record, 4)
+    n_cells, n_units = grad.shape
+    first, last = part * n_units // parts, (part + 1) * n_units // parts
+    for b in range(n_cells):
+        row = grad[b, first:last]
+        for k in range(start[b], start[b + 1]):
+            w, v = by_weight[columns[k], first:last], values[k]
+            for j in range(row.size):
+                w[j] += v * row[j]
+
+
+product, gradient = team(forward), team(backward)

@@ -1,0 +1,128 @@
+r"""Log-likelihood of counts straight from what the decoder gives: logits of the shares, dispersion, logits of dropout.
+
+    mu = exp(library) softmax(logits) or exp(library) softplus(logits),    x ~ NB(mu, theta) or ZINB(mu, theta, dropout)
+
+On the CPU, in float32, a compiled loop makes value and gradient in one go (`scvitl.compiled.negative_binomial`). Elsewhere it
+is put together from `nb` and `zinb`. Shapes: B cells, G genes; draws may come before B.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from ..compiled import negative_binomial
+from ..compiled.team import n_parts
+from . import nb, zinb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..compiled.stored import Stored
+
+
+def log_likelihood(
+    x: Tensor,
+    stored: Stored | None,
+    logits: Tensor,
+    library: Tensor,
+    theta: Tensor,
+    dropout: Tensor | None = None,
+    *,
+    softmax: bool = True,
+) -> Tensor:
+    """Of counts ``x`` (B, G), also as ``stored``, summed over genes, (..., B).
+
+    ``logits`` and ``dropout`` are (..., B, G), ``library`` (..., B, 1), ``theta`` (G) or (..., B, G).
+    """
+    if stored is not None and logits.device.type == "cpu" and logits.dtype == torch.float32:
+        return _Decoded.apply(stored, logits, library, theta, dropout, softmax)
+    scale = torch.softmax(logits, dim=-1) if softmax else torch.nn.functional.softplus(logits)
+    mu = torch.exp(library) * scale
+    if dropout is None:
+        return nb.log_likelihood(x, mu, theta)
+    return zinb.log_likelihood(x, mu, theta, dropout)
+
+
+class _Decoded(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx,
+        stored: Stored,
+        logits: Tensor,
+        library: Tensor,
+        theta: Tensor,
+        dropout: Tensor | None,
+        softmax: bool,  # noqa: FBT001
+    ) -> Tensor:
+        ctx.stored, ctx.softmax = stored, softmax
+        ctx.shapes = [None if part is None else part.shape for part in (logits, library, theta, dropout)]
+        shape = logits.shape
+        # R cells, or draws of cells: (R, G), (R), (1, G) or (R, G), (R, G) or (0, G)
+        rows = logits.contiguous().view(-1, shape[-1])
+        size = library.exp().expand(*shape[:-1], 1).reshape(-1)
+        theta = (theta if theta.ndim == 1 else theta.expand(shape)).contiguous().view(-1, shape[-1])
+        dropout = rows[:0] if dropout is None else dropout.expand(shape).contiguous().view(-1, shape[-1])
+        inputs, wanted = (rows, size, theta, dropout), any(ctx.needs_input_grad)
+        out, *gradients = _run(stored, *inputs, torch.ones_like(size), softmax=softmax, wanted=wanted)
+        ctx.save_for_backward(*inputs, *gradients)
+        return out.view(shape[:-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved, grad = ctx.saved_tensors, grad.reshape(-1)
+        inputs, gradients = saved[:4], saved[4:]
+        if bool((grad == grad[0]).all()):  # as of a mean over cells
+            gradients = [part * grad[0] for part in gradients]
+        else:
+            _, *gradients = _run(ctx.stored, *inputs, grad, softmax=ctx.softmax, wanted=True)
+        logits, library, theta, dropout = ctx.shapes
+        by_logits, by_size, by_theta, by_dropout = gradients
+        draws = logits[:-1]
+        return (
+            None,
+            by_logits.view(logits),
+            by_size.view(*draws, 1).sum_to_size(library),
+            by_theta.sum(0) if len(theta) == 1 else by_theta.view(logits).sum_to_size(theta),
+            None if dropout is None else by_dropout.view(logits).sum_to_size(dropout),
+            None,
+        )
+
+
+def _run(
+    stored: Stored,
+    logits: Tensor,
+    size: Tensor,
+    theta: Tensor,
+    dropout: Tensor,
+    weight: Tensor,
+    *,
+    softmax: bool,
+    wanted: bool,
+) -> tuple[Tensor, ...]:
+    """Log-likelihoods, and their gradients by logits, log size, theta and dropout, if they are wanted."""
+    out, by_size = torch.empty_like(size), torch.empty_like(size)
+    gradients = torch.empty_like(logits) if wanted else logits[:0]
+    by_dropout = torch.empty_like(dropout) if wanted else dropout[:0]
+    by_theta = theta.new_zeros(n_parts() if len(theta) == 1 else len(theta), theta.shape[1])
+    counts = stored.values, stored.start, stored.columns
+    softmax = torch.tensor([softmax], dtype=torch.int32)
+    negative_binomial.run(
+        logits,
+        logits.amax(1),
+        dropout,
+        theta,
+        size,
+        weight,
+        out,
+        gradients,
+        by_dropout,
+        by_theta,
+        by_size,
+        *counts,
+        softmax,
+    )
+    return out, gradients, by_size, by_theta, by_dropout

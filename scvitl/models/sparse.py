@@ -1,0 +1,90 @@
+"""A linear layer on counts of which most are zero: it reads the weights of those genes alone that a cell has counts of.
+
+    out_bh = bias_h + sum over the counts k of cell b of value_k weight_{h, column_k},    and the same backwards.
+
+Compiled, for the CPU. Shapes: B cells, G genes, H units, m counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from ..compiled import rows
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..compiled.stored import Stored
+    from .cells import Cells
+
+MAX_DENSITY = 0.2  # share of counts that are not zero up to which this is faster than a product of matrices
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What an encoder sees of B cells: counts, as they are or transformed, and further columns."""
+
+    stored: Stored
+    n_genes: int
+    columns: Tensor  # (B, c)
+
+    def log1p(self) -> Counts:
+        """Log(1 + counts), which leaves zeros what they are."""
+        return self._with(torch.log1p(self.stored.values))
+
+    def __truediv__(self, sizes: Tensor) -> Counts:
+        """Divided by a number for every cell, (B, 1)."""
+        return self._with(self.stored.values / sizes[self.stored.rows(), 0])
+
+    def _with(self, values: Tensor) -> Counts:
+        return replace(self, stored=replace(self.stored, values=values))
+
+    def append(self, columns: Tensor) -> Counts:
+        """With more columns."""
+        return replace(self, columns=torch.cat([self.columns, columns], dim=-1))
+
+    def through(self, linear: nn.Linear) -> Tensor:
+        """What a linear layer makes of them, (B, H)."""
+        weight, n = linear.weight, self.n_genes
+        if weight.shape[1] == n:
+            h = _Product.apply(self.stored, weight)
+        else:
+            h = _Product.apply(self.stored, weight[:, :n]) + F.linear(self.columns, weight[:, n:])
+        return h if linear.bias is None else h + linear.bias
+
+
+def by_row(linear: nn.Linear) -> None:
+    """Let the weights of an input lie side by side, where `Counts` finds them without making a copy."""
+    linear.weight.data = linear.weight.data.T.contiguous().T
+
+
+def counts(cells: Cells) -> Tensor | Counts:
+    """The counts of ``cells``, dense where that is faster."""
+    x, stored = cells.x, cells.stored
+    if stored is None or x.device.type != "cpu" or x.dtype != torch.float32:
+        return x
+    if len(stored.columns) > MAX_DENSITY * x.numel():
+        return x
+    return Counts(stored, x.shape[1], x[:, :0])
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, stored: Stored, weight: Tensor) -> Tensor:
+        ctx.stored, ctx.n_genes = stored, weight.shape[1]
+        out = weight.new_empty(len(stored.start) - 1, weight.shape[0])
+        rows.product(out, weight.T.contiguous(), stored.values, stored.start, stored.columns)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
+        by_weight = grad.new_zeros(ctx.n_genes, grad.shape[1])  # (G, H)
+        stored = ctx.stored
+        rows.gradient(by_weight, grad.contiguous(), stored.values, stored.start, stored.columns)
+        return None, by_weight.T

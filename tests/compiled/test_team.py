@@ -1,0 +1,57 @@
+"""Work shared between torch's threads, and done by one where there is no such sharing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from scvitl.compiled import team
+from scvitl.compiled.team import floats, integers
+
+
+def mark(record, part, parts):
+    """Write into every row who it was, and add integers to it."""
+    out, added = floats(record, 0), integers(record, 1)
+    for row in range(part * len(out) // parts, (part + 1) * len(out) // parts):
+        for j in range(out.shape[1]):
+            out[row, j] += part + added[j]
+
+
+marked = team.team(mark)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_every_part_is_done_once(threads, n):
+    threads(n)
+    out, added = torch.zeros(10, 3), torch.tensor([0, 10, 200], dtype=torch.int32)
+    marked(out, added)
+    parts = team.n_parts()
+    assert parts == (1 if team._openmp() is None else n)
+    rows = np.repeat(np.arange(parts), 10 // parts)
+    assert np.array_equal(out, rows[:, None] + [0, 10, 200])
+
+
+def test_without_openmp(threads, monkeypatch):
+    threads(2)
+    monkeypatch.setattr(team, "_openmp", lambda: None)
+    out = torch.zeros(4, 1)
+    marked(out, torch.zeros(1, dtype=torch.int32))
+    assert team.n_parts() == 1
+    assert not out.any()
+
+
+@pytest.mark.parametrize(
+    "array", [torch.zeros(2, dtype=torch.float64), torch.zeros(2, 3).T, torch.zeros(2, device="meta")]
+)
+def test_other_arrays_are_refused(array):
+    """Of these, the compiled loop would read what is not there."""
+    with pytest.raises(TypeError, match="contiguous tensor of float32 or int32 on the CPU"):
+        marked(array, torch.zeros(1, dtype=torch.int32))

@@ -1,0 +1,122 @@
+"""The compiled likelihood against the plain one in double precision, and the latter's gradients."""
+
+from __future__ import annotations
+
+import pytest
+import scipy.sparse as sp
+import torch
+
+from scvitl.compiled import negative_binomial
+from scvitl.compiled.stored import Stored
+from scvitl.likelihoods import decoded
+
+B, G = 9, 70
+
+
+def stored(x):
+    counts = sp.csr_matrix(x.float().numpy())
+    parts = (torch.from_numpy(part) for part in (counts.indptr, counts.indices, counts.data))
+    return Stored(*parts)
+
+
+def given(*, draws=(), theta=(G,), inflated=True):
+    """Counts, some of them large, of cells one of which has none; logits, library, theta and logits of dropout."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator)
+
+    x = torch.poisson(torch.exp(normal(B, G)), generator=generator) * (normal(B, G) > 0.8)
+    x[2] = 0
+    x[4, 7], x[5, :] = 4000, 1
+    dropout = 3 * normal(*draws, B, G) if inflated else None
+    return x, 2 * normal(*draws, B, G), 4 + normal(B, 1), torch.exp(1.5 * normal(*theta)), dropout
+
+
+def value_and_gradients(x, stored, parts, dtype, weight, **options):
+    parts = [None if part is None else part.detach().to(dtype).requires_grad_() for part in parts]
+    value = decoded.log_likelihood(x.to(dtype), stored, *parts, **options)
+    (value * weight.to(dtype)).sum().backward()
+    return value, [part.grad for part in parts if part is not None]
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+@pytest.mark.parametrize("inflated", [True, False])
+@pytest.mark.parametrize("theta", [(G,), (B, G)], ids=["by gene", "by cell"])
+@pytest.mark.parametrize("draws", [(), (3,)], ids=["one", "draws"])
+@pytest.mark.parametrize("even", [True, False])
+def test_compiled(softmax, inflated, theta, draws, even):
+    """Of single cells and of several draws of each, as a mean over cells and with weights of their own."""
+    x, *parts = given(draws=draws, theta=theta, inflated=inflated)
+    weight = (
+        torch.full((*draws, B), -1 / B)
+        if even
+        else torch.linspace(-2, 1, 3 * B)[: 3 ** len(draws) * B].view(*draws, B)
+    )
+    value, gradients = value_and_gradients(x, stored(x), parts, torch.float32, weight, softmax=softmax)
+    expected, exact = value_and_gradients(x, None, parts, torch.float64, weight, softmax=softmax)
+    # of a count of 4000, terms of 33,000 are subtracted from each other
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-2)
+    for found, gradient in zip(gradients, exact, strict=True):
+        # rounding errors are those of the largest terms of a sum
+        atol = 1e-5 * gradient.abs().max().item()
+        torch.testing.assert_close(found.double(), gradient, rtol=1e-4, atol=atol)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 4])
+def test_threads_share_the_cells(n_threads):
+    x, *parts = given()
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        _, gradients = value_and_gradients(x, stored(x), parts, torch.float32, torch.ones(B))
+    finally:
+        torch.set_num_threads(before)
+    _, exact = value_and_gradients(x, None, parts, torch.float64, torch.ones(B))
+    for found, gradient in zip(gradients, exact, strict=True):
+        torch.testing.assert_close(
+            found.double(), gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item()
+        )
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+@pytest.mark.parametrize("inflated", [True, False])
+def test_gradients_are_differences(softmax, inflated):
+    x, *parts = given(inflated=inflated)
+    parts = [part.double().requires_grad_() for part in parts if part is not None]
+    assert torch.autograd.gradcheck(
+        lambda *parts: decoded.log_likelihood(x.double(), None, *parts, softmax=softmax), parts
+    )
+
+
+def test_only_values_where_no_gradient_is_wanted(monkeypatch):
+    wanted = []
+    run = negative_binomial.run
+    monkeypatch.setattr(
+        negative_binomial, "run", lambda *arrays: (wanted.append(arrays[7].numel()), run(*arrays))
+    )
+    x, *parts = given()
+    with torch.no_grad():
+        value = decoded.log_likelihood(x, stored(x), *parts)
+    decoded.log_likelihood(x, stored(x), parts[0].requires_grad_(), *parts[1:])
+    assert wanted == [0, B * G]
+    torch.testing.assert_close(value, decoded.log_likelihood(x, None, *parts), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("logit", [-1e4, -200.0, 200.0, 1e4])
+@pytest.mark.parametrize("part", [0, 3], ids=["share", "dropout"])
+def test_extremes_stay_finite(logit, part):
+    x, *parts = given()
+    parts[part][:, 7] = logit
+    value, gradients = value_and_gradients(x, stored(x), parts, torch.float32, torch.ones(B))
+    assert value.isfinite().all()
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_shows(bad):
+    """In the loss of the cell, by which training knows that it diverged."""
+    x, *parts = given()
+    parts[0][3, 5] = bad
+    value = decoded.log_likelihood(x, stored(x), *parts)
+    assert value.isfinite().tolist() == [cell != 3 for cell in range(B)]
