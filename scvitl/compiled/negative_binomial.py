@@ -19,7 +19,24 @@ from .arithmetic import ONE, ZERO, exp, f4, harmonic, log, log1p, log_rising
 from .team import compiled, floats, integers, team
 
 EPS = f4(1e-8)  # keeps logarithms finite where the softmax underflows to a mean of zero
+LANES = 32
 MAX_LOGIT = f4(60)  # beyond it counts are lost, or kept, with certainty anyway
+
+
+@compiled
+def highest(x, lanes):
+    """The largest number. ``lanes`` (L) hold the largest of every L-th, since a single maximum is not vectorised."""
+    n, size = x.size // lanes.size, lanes.size
+    lanes[:] = x[0]
+    for i in range(n):
+        for j in range(size):
+            lanes[j] = max(lanes[j], x[i * size + j])
+    top = lanes[0]
+    for j in range(size):
+        top = max(top, lanes[j])
+    for g in range(n * size, x.size):
+        top = max(top, x[g])
+    return top
 
 
 @compiled
@@ -179,29 +196,25 @@ def weigh(weight, x):
 def log_likelihood(record, part, parts):
     """Of every cell, and, if wanted, its gradients, those by theta summed over the cells of a part where it is shared.
 
-    Arrays, where draws of cells may stand for cells: logits (B, G) and the highest of a cell (B), logits of dropout (B, G) or none, theta (1, G) or (B, G), size (B), weight of every cell in the
+    Arrays, where draws of cells may stand for cells: logits (B, G), logits of dropout (B, G) or none, theta (1, G) or (B, G), size (B), weight of every cell in the
     gradients (B); log-likelihood (B); gradients by the logits (B, G), by those of dropout (B, G), by theta (parts, G) or
     (B, G) and by log size (B), none if not wanted; values of the counts; row pointers and columns of these; whether
     shares come by softmax.
     """
-    logits, top, dropout, theta = (
-        floats(record, 0),
-        floats(record, 1)[0],
-        floats(record, 2),
-        floats(record, 3),
-    )
-    size, weight, out = floats(record, 4)[0], floats(record, 5)[0], floats(record, 6)[0]
-    by_logits, by_dropout, by_theta = floats(record, 7), floats(record, 8), floats(record, 9)
-    by_size, values = floats(record, 10)[0], floats(record, 11)[0]
-    start, columns, softmax = integers(record, 12), integers(record, 13), integers(record, 14)[0]
+    logits, dropout, theta = floats(record, 0), floats(record, 1), floats(record, 2)
+    size, weight, out = floats(record, 3)[0], floats(record, 4)[0], floats(record, 5)[0]
+    by_logits, by_dropout, by_theta = floats(record, 6), floats(record, 7), floats(record, 8)
+    by_size, values = floats(record, 9)[0], floats(record, 10)[0]
+    start, columns, softmax = integers(record, 11), integers(record, 12), integers(record, 13)[0]
     n_cells, n_genes = logits.shape
     inflated, wanted, shared = dropout.size > 0, by_logits.size > 0, len(theta) == 1
     dense, few = np.empty((5, n_genes), np.float32), np.empty((6, n_genes), np.float32)
+    lanes = np.empty(LANES, np.float32)
     mean, share, log_share, by_a = dense[0], dense[1], dense[2], dense[3]
     by_a[:] = ONE
     for b in range(part * n_cells // parts, (part + 1) * n_cells // parts):
         t = theta[0 if shared else b]
-        out[b] = means(logits[b], top[b], size[b], softmax, mean)
+        out[b] = means(logits[b], size[b], softmax, mean, lanes)
         ratios(mean, t, share, log_share)
         cell = b % (start.size - 1)
         at = columns[start[cell] : start[cell + 1]]
@@ -241,10 +254,10 @@ def log_likelihood(record, part, parts):
 
 
 @compiled
-def means(logits, top, size, softmax, mean):
+def means(logits, size, softmax, mean, lanes):
     """Expected counts; zero, or NaN where a logit is not finite."""
     if softmax:
-        total = exponentials(logits, top, mean)
+        total = exponentials(logits, highest(logits, lanes), mean)
         scale(mean, size / total)
     else:
         softplus(logits, size, mean)

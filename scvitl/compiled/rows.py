@@ -37,20 +37,23 @@ def forward(record, part, parts):
 
 
 def backward(record, part, parts):
-    """By the weight (G, H), zero before: counts.T @ grad (B, H); units are shared out.
+    """By the weight (G, H): counts.T @ grad (B, H); genes are shared out.
 
     Arrays: gradient by the weight, grad, values of the counts, row pointers and columns of these.
     """
     by_weight, grad, values = floats(record, 0), floats(record, 1), floats(record, 2)[0]
     start, columns = integers(record, 3), integers(record, 4)
-    n_cells, n_units = grad.shape
-    first, last = part * n_units // parts, (part + 1) * n_units // parts
-    for b in range(n_cells):
-        row = grad[b, first:last]
+    n_genes, n_units = by_weight.shape
+    first, last = part * n_genes // parts, (part + 1) * n_genes // parts
+    by_weight[first:last] = 0
+    for b in range(len(grad)):
+        row = grad[b]
         for k in range(start[b], start[b + 1]):
-            w, v = by_weight[columns[k], first:last], values[k]
-            for j in range(row.size):
-                w[j] += v * row[j]
+            gene = columns[k]
+            if first <= gene < last:
+                w, v = by_weight[gene], values[k]
+                for j in range(n_units):
+                    w[j] += v * row[j]
 
 
 product, gradient = team(forward), team(backward)

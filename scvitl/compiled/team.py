@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # A record: parts handed out so far, parts, then address, rows and columns of every array.
 HEAD, ENTRY = 2, 3
-LONGEST = 64  # numbers in a record
+LONGEST = 1 << 16  # numbers in a record, at most
 DTYPES = torch.float32, torch.int32
 compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
 

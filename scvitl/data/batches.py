@@ -16,7 +16,7 @@ from .counts import find_counts
 from .schema import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import anndata as ad
     from torch import Tensor
@@ -69,9 +69,7 @@ class CellData:
         self.device = torch.device(device)
         self.counts = counts
         if counts is not None and self.device.type != "cpu":
-            self.indptr = to(counts.indptr, torch.int64)
-            self.indices = to(counts.indices, torch.int32)
-            self.values = to(counts.data, torch.float32)
+            self._load(to)
         self.posterior = None if counts is not None else [to(part, torch.float32) for part in posterior]
         self.library = to(np.log(np.asarray(total, np.float64)).reshape(-1, 1), torch.float32)
         self.batch = to(codes.batch, torch.int64)
@@ -81,13 +79,19 @@ class CellData:
         self.proteins = None if codes.proteins is None else to(codes.proteins, torch.float32)
         self.panel = to(codes.panel, torch.int64)
 
+    def _load(self, to: Callable[[np.ndarray, torch.dtype], Tensor]) -> None:
+        """Put the counts on the device."""
+        self.indptr = to(self.counts.indptr, torch.int64)
+        self.indices = to(self.counts.indices, torch.int32)
+        self.values = to(self.counts.data, torch.float32)
+
     def gather(self, index: Tensor, *, counts: bool = True) -> Cells:
         """The cells at ``index`` (B,), on the device, with dense ``counts`` (B, G) or the posterior in their place.
 
         Without ``counts``, neither.
         """
-        index = index.to(self.device)
         x, stored = self._dense(index) if counts and self.counts is not None else (None, None)
+        index = index.to(self.device)
         return Cells(
             x,
             self.library[index],
@@ -108,10 +112,18 @@ class CellData:
             part = self.counts[index.numpy()]
             start, columns = (torch.from_numpy(values).int() for values in (part.indptr, part.indices))
             return torch.from_numpy(part.toarray()), Stored(start, columns, torch.from_numpy(part.data))
+        return self._dense_there(index)
+
+    def _dense_there(self, index: Tensor) -> tuple[Tensor, Stored]:
+        """The same from the counts on the device."""
+        # How many values there are is known from the copy on the CPU, so that the device is not waited for.
+        cells = index.cpu().numpy()
+        n = int((self.counts.indptr[cells + 1] - self.counts.indptr[cells]).sum())
+        index = index.to(self.device)
         start = self.indptr[index]
         length = self.indptr[index + 1] - start
         # Row of each of the n stored values in the minibatch, and its place in the CSR, both (n,).
-        row = torch.repeat_interleave(torch.arange(len(index), device=self.device), length)
+        row = torch.repeat_interleave(length, output_size=n)
         before = torch.cumsum(length, 0) - length
         at = torch.arange(len(row), device=self.device) + (start - before)[row]
         x = torch.zeros(len(index) * self.n_genes, device=self.device)

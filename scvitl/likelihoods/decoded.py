@@ -41,9 +41,10 @@ def log_likelihood(
         return _Decoded.apply(stored, logits, library, theta, dropout, softmax)
     scale = torch.softmax(logits, dim=-1) if softmax else torch.nn.functional.softplus(logits)
     mu = torch.exp(library) * scale
+    at = None if stored is None else stored.at(x.shape[1])
     if dropout is None:
-        return nb.log_likelihood(x, mu, theta)
-    return zinb.log_likelihood(x, mu, theta, dropout)
+        return nb.log_likelihood(x, mu, theta, at)
+    return zinb.log_likelihood(x, mu, theta, dropout, at)
 
 
 class _Decoded(torch.autograd.Function):
@@ -57,7 +58,7 @@ class _Decoded(torch.autograd.Function):
         dropout: Tensor | None,
         softmax: bool,  # noqa: FBT001
     ) -> Tensor:
-        ctx.stored, ctx.softmax = stored, softmax
+        ctx.stored, ctx.softmax, ctx.used = stored, softmax, False
         ctx.shapes = [None if part is None else part.shape for part in (logits, library, theta, dropout)]
         shape = logits.shape
         # R cells, or draws of cells: (R, G), (R), (1, G) or (R, G), (R, G) or (0, G)
@@ -75,8 +76,9 @@ class _Decoded(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved, grad = ctx.saved_tensors, grad.reshape(-1)
         inputs, gradients = saved[:4], saved[4:]
-        if bool((grad == grad[0]).all()):  # as of a mean over cells
-            gradients = [part * grad[0] for part in gradients]
+        if not ctx.used and bool((grad == grad[0]).all()):  # as of a mean over cells
+            ctx.used = True
+            gradients = [part.mul_(grad[0]) for part in gradients]
         else:
             _, *gradients = _run(ctx.stored, *inputs, grad, softmax=ctx.softmax, wanted=True)
         logits, library, theta, dropout = ctx.shapes
@@ -112,7 +114,6 @@ def _run(
     softmax = torch.tensor([softmax], dtype=torch.int32)
     negative_binomial.run(
         logits,
-        logits.amax(1),
         dropout,
         theta,
         size,

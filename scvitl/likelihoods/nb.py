@@ -20,9 +20,13 @@ EPS = 1e-8  # keeps logarithms finite where the softmax underflows to a mean of 
 MAX_RATE = 1e8  # beyond it a Poisson draw loses digits of float32
 
 
-def log_likelihood(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
-    """Log-likelihood of counts ``x`` (B, G), summed over genes, for ``mu`` (..., B, G) and ``theta`` (G) or (..., B, G)."""
-    return _NegativeBinomial.apply(x, mu, theta)
+def log_likelihood(x: Tensor, mu: Tensor, theta: Tensor, at: Tensor | None = None) -> Tensor:
+    """Log-likelihood of counts ``x`` (B, G), summed over genes, for ``mu`` (..., B, G) and ``theta`` (G) or (..., B, G).
+
+    ``at`` (n,) are the positions of those that are not zero in the flattened ``x``, if known: a GPU that has to look for
+    them is waited for.
+    """
+    return _NegativeBinomial.apply(x, mu, theta, at)
 
 
 def sample(mu: Tensor, theta: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -43,9 +47,12 @@ class Nonzeros:
     Positions are flat, which indexes several times faster than a tuple per dimension.
     """
 
-    def __init__(self, x: Tensor, mu: Tensor, theta: Tensor) -> None:
+    def __init__(self, x: Tensor, mu: Tensor, theta: Tensor, at: Tensor | None) -> None:
+        if at is None:
+            at = x.reshape(-1).nonzero().squeeze(-1)
+        draws = torch.arange(0, mu.numel(), x.numel(), device=x.device)
         x = x.expand_as(mu).reshape(-1)
-        self.at = x.nonzero().squeeze(-1)  # (n,)
+        self.at = (draws[:, None] + at).view(-1)  # (n,)
         self.x = x[self.at]
         self.mu = mu.reshape(-1)[self.at]
         # Terms of theta alone are computed once per gene where it is (G), then looked up.
@@ -81,16 +88,16 @@ class Nonzeros:
 
 class _NegativeBinomial(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, mu: Tensor, theta: Tensor, at: Tensor | None) -> Tensor:
         log_ratio = torch.log(theta + EPS) - torch.log(theta + mu + EPS)  # (..., B, G)
         dense = theta * log_ratio  # log p(0)
-        ctx.nonzeros = Nonzeros(x, mu, theta)
+        ctx.nonzeros = Nonzeros(x, mu, theta, at)
         ctx.nonzeros.add(dense, ctx.nonzeros.log_likelihood())
         ctx.save_for_backward(mu, theta, log_ratio)
         return dense.sum(-1)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         mu, theta, log_ratio = ctx.saved_tensors
         share = theta / (theta + mu + EPS)
         by_theta = log_ratio + theta / (theta + EPS) - share
@@ -98,4 +105,4 @@ class _NegativeBinomial(torch.autograd.Function):
         for dense, values in zip((by_mu, by_theta), ctx.nonzeros.gradients(), strict=True):
             ctx.nonzeros.add(dense, values)
         grad = grad.unsqueeze(-1)
-        return None, by_mu.mul_(grad), by_theta.mul_(grad).sum_to_size(theta.shape)
+        return None, by_mu.mul_(grad), by_theta.mul_(grad).sum_to_size(theta.shape), None

@@ -25,9 +25,12 @@ MAX_LOGIT = (
 )
 
 
-def log_likelihood(x: Tensor, mu: Tensor, theta: Tensor, pi: Tensor) -> Tensor:
-    """Log-likelihood of counts ``x`` (B, G), summed over genes; ``mu`` and logits ``pi`` (..., B, G), ``theta`` (G) or (..., B, G)."""
-    return _ZeroInflated.apply(x, mu, theta, pi)
+def log_likelihood(x: Tensor, mu: Tensor, theta: Tensor, pi: Tensor, at: Tensor | None = None) -> Tensor:
+    """Log-likelihood of counts ``x`` (B, G), summed over genes; ``mu`` and logits ``pi`` (..., B, G), ``theta`` (G) or (..., B, G).
+
+    ``at`` as in `nb.log_likelihood`.
+    """
+    return _ZeroInflated.apply(x, mu, theta, pi, at)
 
 
 def sample(mu: Tensor, theta: Tensor, pi: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -38,21 +41,21 @@ def sample(mu: Tensor, theta: Tensor, pi: Tensor, *, generator: torch.Generator 
 
 class _ZeroInflated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, mu: Tensor, theta: Tensor, pi: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, mu: Tensor, theta: Tensor, pi: Tensor, at: Tensor | None) -> Tensor:
         log_ratio = torch.log(theta + EPS) - torch.log(theta + mu + EPS)  # (..., B, G)
         a = theta * log_ratio
         pi = pi.clamp(-MAX_LOGIT, MAX_LOGIT)
         kept = torch.exp(-pi)  # e
         zero = torch.exp(a).mul_(kept)  # e p
         dense = torch.log((1 + zero).div_(1 + kept))
-        ctx.nonzeros = Nonzeros(x, mu, theta)
+        ctx.nonzeros = Nonzeros(x, mu, theta, at)
         a, pi, zero_at = (values.view(-1)[ctx.nonzeros.at] for values in (a, pi, zero))
         ctx.nonzeros.add(dense, a - pi - torch.log1p(zero_at) + ctx.nonzeros.log_likelihood())
         ctx.save_for_backward(mu, theta, log_ratio, kept, zero)
         return dense.sum(-1)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         mu, theta, log_ratio, kept, zero = ctx.saved_tensors
         by_a = zero / (1 + zero)  # sigmoid(a - pi)
         by_a.view(-1)[ctx.nonzeros.at] = 1  # a non-zero count is certainly not lost
@@ -63,4 +66,4 @@ class _ZeroInflated(torch.autograd.Function):
             ctx.nonzeros.add(dense, values)
         by_pi = (kept / (1 + kept)).sub_(by_a)
         grad = grad.unsqueeze(-1)
-        return None, by_mu.mul_(grad), by_theta.mul_(grad).sum_to_size(theta.shape), by_pi.mul_(grad)
+        return None, by_mu.mul_(grad), by_theta.mul_(grad).sum_to_size(theta.shape), by_pi.mul_(grad), None

@@ -34,8 +34,11 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=generator)
-        return x * kept.div_(1 - self.p)
+        # 64 random bits make four numbers of 16 bits, in a tenth of the time that as many of 32 take
+        n = -(-x.numel() // 4)
+        bits = torch.empty(n, dtype=torch.int64, device=x.device).random_(-(2**63), None, generator=generator)
+        kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= round(self.p * 2**16) - 2**15
+        return x * kept * (1 / (1 - self.p))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -91,6 +94,7 @@ class FullyConnected(nn.Module):
         **layer,
     ) -> None:
         super().__init__()
+        self.n_covariates = n_covariates
         self.injected = [i == 0 or inject_covariates for i in range(n_layers)]
         widths = [n_in, *[n_hidden] * (n_layers - 1), n_out]
         inputs = [
@@ -149,10 +153,13 @@ def one_hot(codes: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
 
     A covariate with a single category carries no information and gets no column.
     """
-    columns = [F.one_hot(code, size).float() for code, size in zip(codes, sizes, strict=True) if size > 1]
-    return (
-        torch.cat(columns, dim=-1) if columns else codes[0].new_zeros((len(codes[0]), 0), dtype=torch.float32)
-    )
+    first, starts = 0, []
+    for code, size in zip(codes, sizes, strict=True):
+        if size > 1:
+            starts.append(code + first)
+            first += size
+    columns = torch.zeros(len(codes[0]), first, device=codes[0].device)
+    return columns.scatter_(1, torch.stack(starts, 1), 1.0) if starts else columns
 
 
 def sample_normal(

@@ -24,6 +24,33 @@ class Decoder(nn.Module):
         built = {name: nn.Linear(n_hidden, n_genes) for name in ("scale", "dispersion", "dropout")}
         self.heads = nn.ModuleDict({name: head for name, head in built.items() if name in heads})
 
+    @torch.no_grad()
+    def start_at(self, shares: Tensor, shifts: Tensor, frequencies: Tensor) -> None:
+        """Let the decoder begin where the cells are, which would take much of a short training to find.
+
+        ``shares`` (G) are those of the genes in all counts, all above zero, and ``shifts`` (K, G) the logarithms of what
+        they are in the batches by these; the batches have these ``frequencies`` (K) among the cells, zero for one to be
+        left alone. A hidden unit is given to each: on in its cells, off in others, it shifts the logits.
+        """
+        self.heads["scale"].bias.copy_(shares.log())
+        last = self.hidden.layers[-1]
+        if not self.hidden.injected[-1] or last.layer_norm is not None:
+            return
+        # the one-hot columns of the batch are the first of the covariates
+        linear, column = last.linear, last.linear.in_features - self.hidden.n_covariates
+        most = frequencies.argsort(descending=True)[: self.n_hidden // 2]
+        for unit, batch in enumerate(most[frequencies[most] > 0].tolist()):
+            linear.weight[unit], linear.bias[unit] = 0, 0
+            linear.weight[unit, column + batch] = 1
+            self.heads["scale"].weight[:, unit] = shifts[batch] / self._height(frequencies[batch])
+
+    def _height(self, frequency: Tensor) -> Tensor | float:
+        """What is left of a one after the last batch norm, if all else is zero and ones have this ``frequency``."""
+        norm = self.hidden.layers[-1].batch_norm
+        if norm is None:
+            return 1.0
+        return (1 - frequency) / torch.sqrt(frequency * (1 - frequency) + norm.eps)
+
     def forward(self, z: Tensor, covariates: Tensor) -> Tensor:
         return self.hidden(z, covariates)  # (..., B, H)
 

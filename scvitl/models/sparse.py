@@ -84,7 +84,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
-        by_weight = grad.new_zeros(ctx.n_genes, grad.shape[1])  # (G, H)
+        by_weight = grad.new_empty(ctx.n_genes, grad.shape[1])  # (G, H)
         stored = ctx.stored
         rows.gradient(by_weight, grad.contiguous(), stored.values, stored.start, stored.columns)
         return None, by_weight.T

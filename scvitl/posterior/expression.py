@@ -51,8 +51,9 @@ def expression_blocks(
         for batch in batches:
             scale = model.decoder.scale(model.decode(z, cells, constant(batch, cells)), genes)
             total = scale if total is None else total.add_(scale)
-        factor = torch.exp(library) if library_size == "latent" else library_size
-        yield (total * (factor / len(batches))).cpu().numpy()
+        factor = (torch.exp(library) if library_size == "latent" else library_size) / len(batches)
+        # a pass over all entries that would change nothing takes as long as any other
+        yield (total if isinstance(factor, float) and factor == 1 else total.mul_(factor)).cpu().numpy()
 
 
 def normalized_expression(
@@ -65,7 +66,7 @@ def normalized_expression(
     start = 0
     for block in expression_blocks(model, data, n_samples=n_samples, **options):
         stop = start + block.shape[1]
-        out[..., start:stop, :] = block if several else block.mean(0)
+        out[..., start:stop, :] = block if several else block[0] if n_samples == 1 else block.mean(0)
         start = stop
     return out
 

@@ -143,6 +143,7 @@ def fit(
             "adversary": params["adversarial_classifier"],
         }
     training["ambient"] = params["model"] == "scAR"
+    training["plain"] = params["model"] == "scVI"
     plan = resolve(training.pop("plan"), adata.n_obs, **training)
     whole = params["gene_likelihood"] != "normal"
     data = CellData(adata, setting.schema, device=params["device"], whole=whole)
@@ -164,6 +165,7 @@ def _train(
     from ..posterior import latent
     from ..training.fit import fit as train
     from ..training.plan import split, split_by_label
+    from ..training.precision import products_in
     from ..training.progress import progress
 
     random_state, train_size, n_cells = params["random_state"], params["train_size"], data.n_cells
@@ -188,9 +190,16 @@ def _train(
     title = params["model"]
     bar = progress(title, plan.max_epochs * plan.n_minibatches(len(cells[0])), show=show)
     try:
-        history = train(
-            module, data, *cells, plan, random_state=random_state, progress=bar, minibatches_of=minibatches
-        )
+        with products_in(plan.precision):
+            history = train(
+                module,
+                data,
+                *cells,
+                plan,
+                random_state=random_state,
+                progress=bar,
+                minibatches_of=minibatches,
+            )
         if schema.proteins is not None:
             module.adversary = None
         representation = latent(module, data)

@@ -25,6 +25,7 @@ CHOICES = {
     "var_activation": ("exp", "softplus", "relu", "sigmoid"),
     "protein_dispersion": ("protein", "protein-batch", "protein-label"),
     "plan": ("fast", "reference"),
+    "precision": ("float32", "tf32", "bfloat16"),
 }
 OF_AMBIENT = {"gene_likelihood": ("b", "nb", "zinb", "poisson")}  # a model that tells ambient counts
 COUNTS = {  # whole numbers and their smallest values
@@ -89,6 +90,7 @@ TRAINING = (
     "n_samples_per_label",
     "adversarial_classifier",
     "device",
+    "precision",
     "random_state",
     "progress",
 )

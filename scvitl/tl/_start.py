@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .. import store
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
     from ..data import Schema
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 ADVERSARY_WEIGHT = 5.0  # in the fast plan
 NOISE = 0.1  # share of ambient counts before training, a usual one
+FEW = 1000  # counts of a batch that say as much as those of all cells
+MOST = 4.0  # that a share is shifted by, as a logarithm
 MOMENTUM = 0.05  # of batch norm in a training of few minibatches
 
 
@@ -41,8 +44,8 @@ def new_module(
             module.l_encoder.mean.bias += module.library_log_means.mean()
     if schema.proteins is not None:
         _start_proteins(module, data, params, fast=fast, learned=not priors)
-    if params["model"] == "scAR" and fast:
-        _start_ambient(module, data)
+    elif fast:
+        _start_genes(module, data, params)
     if initial is not None:
         module.load_state_dict(initial.module.state_dict(), strict=False)
     return module
@@ -64,16 +67,42 @@ def _start_proteins(
             module.hire(ADVERSARY_WEIGHT if fast else None)
 
 
-def _start_ambient(module: nn.Module, data: CellData) -> None:
-    """Shares of the genes that the decoder begins with, and batch norm that keeps up."""
+def _start_genes(module: nn.Module, data: CellData, params: dict[str, Any]) -> None:
+    """Shares of the genes, in all cells and by batch, that the decoder begins with, and batch norm that keeps up."""
     import numpy as np
     import torch
 
-    counts = np.asarray(data.counts.sum(0), np.float64).ravel() + 0.1
-    module.start_at(torch.from_numpy((counts / counts.sum()).astype(np.float32)), NOISE)
+    total = np.asarray(data.counts.sum(0), np.float64).ravel() + 0.1
+    shares = total / total.sum()
+    if params["model"] == "scAR":
+        module.start_at(torch.from_numpy(shares.astype(np.float32)), NOISE)
+    elif module.decoder.softmax and params["gene_likelihood"] != "normal":
+        shifts, frequencies = _shifts(data, shares, module.sizes[:1])
+        module.decoder.start_at(
+            *(torch.from_numpy(part.astype(np.float32)) for part in (shares, shifts, frequencies))
+        )
     for part in module.modules():
         if isinstance(part, torch.nn.BatchNorm1d):
             part.momentum = MOMENTUM
+
+
+def _shifts(data: CellData, shares: np.ndarray, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """How the ``shares`` (G) of genes differ in the batches, as logarithms (K, G), and how frequent batches are, (K).
+
+    A few counts of a gene say little of it, so that shares are drawn to those in all cells.
+    """
+    import numpy as np
+    import scipy.sparse as sp
+
+    n_batch = sizes[0] if sizes and sizes[0] > 1 else 0
+    batch = data.batch.cpu().numpy()
+    member = sp.csr_matrix(
+        (np.ones(len(batch)), (batch, np.arange(len(batch)))), (max(batch) + 1, len(batch))
+    )
+    counts = (member @ data.counts).toarray()[:n_batch] + FEW * shares
+    shifts = np.log(counts / counts.sum(1, keepdims=True) / shares)
+    frequencies = np.bincount(batch, minlength=n_batch)[:n_batch] / len(batch)
+    return shifts.clip(-MOST, MOST), np.where(frequencies < 1, frequencies, 0)
 
 
 def library_priors(data: CellData, schema: Schema) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..data.batches import minibatches, singles
+from . import adam
 from .checkpoint import BestWeights
 
 if TYPE_CHECKING:
@@ -63,13 +64,7 @@ def fit(
     """
     shuffle = torch.Generator().manual_seed(random_state)
     noise = torch.Generator(data.device).manual_seed(random_state)
-    optimizer = torch.optim.Adam(
-        model.parameter_groups(),
-        lr=plan.learning_rate,
-        eps=plan.eps,
-        weight_decay=plan.weight_decay,
-        fused=True,
-    )
+    optimizer = adam.optimizer(model, plan)
     scheduler = plan.schedule(optimizer, plan.max_epochs * plan.n_minibatches(len(train)))
     plateau = plan.plateau(optimizer)
     history, best, start = History(), BestWeights(), time.perf_counter()

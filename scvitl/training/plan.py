@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
 PLANS = ("fast", "reference")
-VERY_SMALL, SMALL = 2000, 5000  # cells
+VERY_SMALL, SMALL, LARGE = 2000, 5000, 20_000  # cells
+FEWEST_EPOCHS = 3
 TRAIN_SIZE = 0.9
 MAPPING_STEPS = 250  # minibatches
 PROTEIN_STEPS, PROTEIN_EPOCHS = 240, 12  # of a fast fit with proteins, at least
@@ -44,6 +46,7 @@ class Plan:
     early_stopping_patience: int  # epochs without a better held-out loss before stopping
     warmup_by_step: bool = True  # whether the KL weight grows within epochs
     plateau_patience: int | None = None  # epochs without a better held-out loss before steps get smaller
+    precision: str = "float32"  # of matrix products
 
     @property
     def labelled_batch_size(self) -> int:
@@ -85,14 +88,17 @@ def resolve(  # noqa: PLR0913
     n_epochs_kl_warmup: float | None = None,
     early_stopping: bool | None = False,
     early_stopping_patience: int = 45,
+    precision: str = "float32",
     proteins: bool = False,
     several: bool = False,
     adversary: bool = False,
     ambient: bool = False,
+    plain: bool = False,
 ) -> Plan:
     """Fill in what the user left open, for ``n_cells`` cells, which may have ``proteins`` or ``ambient`` counts.
 
-    In the former case they may be of ``several`` batches, and an ``adversary`` may guess which.
+    In the former case they may be of ``several`` batches, and an ``adversary`` may guess which. A ``plain`` model has
+    nothing but genes to explain, without labels, by a decoder that is not linear.
     """
 
     def given(value: float | None, default: float) -> float:
@@ -103,6 +109,8 @@ def resolve(  # noqa: PLR0913
         default = of_proteins(fast, n_cells, batch_size, several=several, adversary=adversary)
     elif ambient and fast:
         default = of_ambient(n_cells, batch_size)
+    elif plain and fast and n_cells >= SMALL:
+        default = of_many_cells(n_cells)
     else:
         default = of_genes(fast, n_cells)
     epochs = given(max_epochs, default["max_epochs"])
@@ -114,7 +122,8 @@ def resolve(  # noqa: PLR0913
         learning_rate=given(learning_rate, default["learning_rate"]),
         weight_decay=given(weight_decay, 1e-6),
         n_epochs_kl_warmup=given(
-            n_epochs_kl_warmup, min(2, epochs / 4) if fast else default["n_epochs_kl_warmup"]
+            n_epochs_kl_warmup,
+            min(default["n_epochs_kl_warmup"], epochs / 4) if fast else default["n_epochs_kl_warmup"],
         ),
         max_kl_weight=default["max_kl_weight"],
         eps=1e-8 if fast else 1e-2,
@@ -125,6 +134,7 @@ def resolve(  # noqa: PLR0913
         # the reference holds the weight for a whole epoch, unless there are proteins and it is not told otherwise
         warmup_by_step=fast or (proteins and n_epochs_kl_warmup is None),
         plateau_patience=30 if proteins and not fast else None,
+        precision=precision,
     )
 
 
@@ -134,8 +144,24 @@ def of_genes(fast: bool, n_cells: int) -> dict[str, float]:  # noqa: FBT001
         "max_epochs": default_epochs("fast" if fast else "reference", n_cells),
         "batch_size": fast_batch_size(n_cells) if fast else 128,
         "learning_rate": 8e-3 if fast else 1e-3,
-        "n_epochs_kl_warmup": 400,
+        "n_epochs_kl_warmup": 2 if fast else 400,
         "max_kl_weight": fast_kl_weight(n_cells) if fast else 1.0,
+    }
+
+
+def of_many_cells(n_cells: int) -> dict[str, float]:
+    """Defaults of a fast fit of enough cells: a tenth of the epochs of the reference, in larger steps.
+
+    That batches mix as well after so few takes a heavy KL term; that no cell type is lost to it, a slow start of it. Many
+    cells mix with less, and leave room for larger minibatches.
+    """
+    many = n_cells > LARGE
+    return {
+        "max_epochs": max(FEWEST_EPOCHS, reference_epochs(n_cells) // 10),
+        "batch_size": 256 if many else 128,
+        "learning_rate": 2e-2 if many else 1.5e-2,
+        "n_epochs_kl_warmup": math.inf,  # a quarter of the epochs
+        "max_kl_weight": 1.5 if many else 3.0,
     }
 
 
@@ -147,6 +173,7 @@ def of_ambient(n_cells: int, batch_size: int | None) -> dict[str, float]:
         "max_epochs": max(AMBIENT_EPOCHS, -(-AMBIENT_STEPS // n_minibatches)),
         "batch_size": usual,
         "learning_rate": 1e-2,
+        "n_epochs_kl_warmup": 2,
         "max_kl_weight": 1.0,
     }
 
@@ -169,7 +196,7 @@ def of_proteins(
         "batch_size": usual,
         "learning_rate": 8e-3 if fast else 4e-3,
         # Counted in steps, of which training against an adversary takes two each.
-        "n_epochs_kl_warmup": int(0.75 * n_cells) / n_minibatches / (2 if adversary else 1),
+        "n_epochs_kl_warmup": 2 if fast else int(0.75 * n_cells) / n_minibatches / (2 if adversary else 1),
         "max_kl_weight": 1.0,
     }
 

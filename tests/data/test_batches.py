@@ -38,6 +38,18 @@ def test_what_is_stored_is_known(toy):
     assert found.take(torch.tensor([1])).stored is None
 
 
+def test_counts_are_gathered_alike_on_another_device(toy):
+    """By what a GPU does, done here."""
+    data, index = CellData(toy, learn(toy)), torch.tensor([5, 0, 117, 5])
+    here, stored = data._dense(index)
+    data._load(lambda values, dtype: torch.from_numpy(values).to(dtype))
+    there, found = data._dense_there(index)
+    assert torch.equal(there, here)
+    for name in ("start", "columns", "values"):
+        assert torch.equal(getattr(found, name), getattr(stored, name))
+        assert getattr(found, name).dtype == getattr(stored, name).dtype
+
+
 def test_genes_are_reordered(toy):
     schema = learn(toy)
     expected = CellData(toy, schema).gather(torch.arange(4)).x

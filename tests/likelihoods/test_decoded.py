@@ -89,6 +89,16 @@ def test_gradients_are_differences(softmax, inflated):
     )
 
 
+@pytest.mark.parametrize("draws", [(), (3,)], ids=["one", "draws"])
+def test_known_zeros_need_not_be_looked_for(draws, monkeypatch):
+    """As on a GPU, which would be waited for."""
+    x, *parts = given(draws=draws)
+    expected = decoded.log_likelihood(x.double(), None, *(part.double() for part in parts))
+    monkeypatch.setattr(torch.Tensor, "nonzero", None)
+    found = decoded.log_likelihood(x.double(), stored(x), *(part.double() for part in parts))
+    torch.testing.assert_close(found, expected)
+
+
 def test_only_values_where_no_gradient_is_wanted(monkeypatch):
     wanted = []
     run = negative_binomial.run

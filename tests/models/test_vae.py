@@ -205,14 +205,20 @@ def test_noise_comes_from_the_generator_alone(two):
     assert first == again
 
 
-def test_dropout_matches_torchs():
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout(p):
+    """As many are dropped as asked for, each by itself, and the others make up for them."""
     from scvitl.models.blocks import Dropout
 
-    x = torch.ones(50, 20)
-    ours = Dropout(0.3)(x, torch.Generator().manual_seed(5))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        torch.testing.assert_close(ours, torch.nn.functional.dropout(x, 0.3))
+    x = Dropout(p)(torch.ones(1000, 1003), torch.Generator().manual_seed(5))
+    dropped = (x == 0).float()
+    torch.testing.assert_close(x[x != 0], torch.full_like(x[x != 0], 1 / (1 - p)))
+    # five standard deviations, of all and of every fourth, which have their bits from the same place
+    for part in (dropped, *(dropped.view(-1)[i::4] for i in range(4))):
+        assert abs(part.mean() - p) < 5 * (p * (1 - p) / part.numel()) ** 0.5
+    for lag in (1, 2, 3, 4):
+        flat = dropped.view(-1)
+        assert abs(torch.corrcoef(torch.stack([flat[lag:], flat[:-lag]]))[0, 1]) < 5e-3
 
 
 def test_single_categories_get_no_column():

@@ -48,7 +48,7 @@ def fit(kind="zinb", max_epochs=60):
     with torch.no_grad():
         # A posterior unlike the prior, and no more than roughly right: the estimates must not need a good one.
         model.module.decoder.heads["scale"].weight.mul_(6)
-        model.module.z_encoder.mean.weight.mul_(8)
+        model.module.z_encoder.mean.weight.mul_(3)
         model.module.z_encoder.variance.bias.sub_(0.3)
     return model.module, store.load(adata[:CELLS].copy(), model)
 

@@ -1,0 +1,80 @@
+"""What a step of training asks of torch, counted: time would depend on the machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scvitl.data import learn
+from scvitl.data.batches import CellData
+from scvitl.models import VAE
+
+B, G, H = 64, 500, 32
+
+
+class Counted(TorchDispatchMode):
+    """Operations by name, and those that make a tensor as large as the counts of a minibatch, or as a layer's weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations, self.large, self.weights = Counter(), Counter(), Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket._qualified_op_name.removeprefix("aten::")
+        if not func.is_view:
+            self.operations[name] += 1
+            made = out if isinstance(out, (tuple, list)) else [out]
+            given = {part.data_ptr() for part in args if isinstance(part, torch.Tensor)}
+            for part in made:
+                if isinstance(part, torch.Tensor) and part.data_ptr() not in given:
+                    self.large[name] += part.numel() >= B * G
+                    self.weights[name] += part.numel() == G * H
+        return out
+
+
+@pytest.fixture(scope="module")
+def counted():
+    """One step, in which everything was used before."""
+    rng = np.random.default_rng(0)
+    adata = AnnData(sp.random(200, G, 0.1, "csr", np.float32, rng, data_rvs=lambda n: rng.integers(1, 9, n)))
+    adata.obs["batch"] = ["a", "b"] * 100
+    data = CellData(adata, learn(adata, batch_key="batch"))
+    model = VAE(G, n_batch=2, n_hidden=H).train()
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    noise = torch.Generator().manual_seed(0)
+
+    def step():
+        loss = model.loss(data.gather(torch.arange(B)), generator=noise)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+
+    step()
+    with Counted() as found:
+        step()
+    return found
+
+
+def test_few_operations(counted):
+    assert counted.operations.total() <= 140
+
+
+def test_few_large_tensors(counted):
+    """Logits of shares and dropout, and their gradients."""
+    assert dict(+counted.large) == {"addmm": 2, "empty_like": 2}
+
+
+def test_every_gradient_is_made_once(counted):
+    """Of the three large layers, and in the place that weights have."""
+    assert dict(+counted.weights) == {"mm": 2, "new_empty": 1}
+
+
+def test_gamma_functions_are_left_to_the_compiled_loop(counted):
+    assert not {"lgamma", "digamma", "nonzero", "_softmax", "softplus"} & set(counted.operations)
