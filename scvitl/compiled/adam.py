@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from .team import compiled, floats, integers, team
+from .team import compiled, floats, kernel
 
 
+@kernel
 def step(record, part, parts):
     """One step of every weight; entries are shared out.
 
-    Arrays: numbers (rate corrected for the bias of the first moment, root of the correction of the second, beta1, beta2, eps,
-    weight decay); then of every weight its entries, gradient, first and second moment, all in the same order.
+    Arrays: beta1, beta2, eps, weight decay; of every weight (W, 2) the rate, corrected for the bias of the first moment, and
+    the root of the correction of the second; then of every weight its entries, gradient, first and second moment, all
+    in the same order.
     """
-    numbers = floats(record, 0)[0]
-    n_weights = integers(record, 1)[0]
-    for i in range(n_weights):
-        weight, grad = floats(record, 4 * i + 2)[0], floats(record, 4 * i + 3)[0]
-        first, second = floats(record, 4 * i + 4)[0], floats(record, 4 * i + 5)[0]
+    numbers, rates = floats(record, 0)[0], floats(record, 1)
+    for i in range(len(rates)):
+        at = 4 * i + 2
+        weight, grad = floats(record, at)[0], floats(record, at + 1)[0]
+        first, second = floats(record, at + 2)[0], floats(record, at + 3)[0]
         start, stop = part * weight.size // parts, (part + 1) * weight.size // parts
-        move(numbers, weight[start:stop], grad[start:stop], first[start:stop], second[start:stop])
+        move(numbers, rates[i], weight[start:stop], grad[start:stop], first[start:stop], second[start:stop])
 
 
 @compiled
-def move(numbers, weight, grad, first, second):
+def move(numbers, rates, weight, grad, first, second):  # noqa: PLR0917
     """Some of the entries of a weight."""
-    rate, root, beta1, beta2, eps, decay = numbers
+    beta1, beta2, eps, decay = numbers[0], numbers[1], numbers[2], numbers[3]
+    rate, root = rates[0], rates[1]
     a, b = np.float32(1) - beta1, np.float32(1) - beta2
     for k in range(weight.size):
         w = weight[k]
@@ -36,4 +39,4 @@ def move(numbers, weight, grad, first, second):
         weight[k] = w - rate * m / (np.sqrt(v) / root + eps)
 
 
-run = team(step)
+# stamp 5b9f251787e3911c

@@ -64,15 +64,15 @@ def exp(x):
     r = x - n * LN2_HIGH
     r -= n * LN2_LOW
     y = ((((EXP[0] * r + EXP[1]) * r + EXP[2]) * r + EXP[3]) * r + EXP[4]) * r + EXP[5]
-    return (y * r * r + r + ONE) * i4((k + BIAS) << MANTISSA_BITS).view(f4)
+    return (y * r * r + r + ONE) * i4(i4(k + BIAS) << MANTISSA_BITS).view(f4)
 
 
 @function
 def log(x):
     """Natural logarithm of a positive normal number."""
-    bits = f4(x).view(i4) + FROM_ONE
-    n = f4((bits >> MANTISSA_BITS) - BIAS)
-    f = i4((bits & MANTISSA) + SQRT_HALF).view(f4) - ONE
+    bits = i4(f4(x).view(i4) + FROM_ONE)
+    n = f4(i4(i4(bits >> MANTISSA_BITS) - BIAS))
+    f = i4(i4(bits & MANTISSA) + SQRT_HALF).view(f4) - ONE
     y = (((LOG[0] * f + LOG[1]) * f + LOG[2]) * f + LOG[3]) * f + LOG[4]
     y = (((y * f + LOG[5]) * f + LOG[6]) * f + LOG[7]) * f + LOG[8]
     square = f * f
@@ -113,7 +113,10 @@ def stirling(x):
 
 @function
 def log_rising(x, theta):
-    """Lgamma(x + theta) - lgamma(theta) - lgamma(x + 1) for x >= 0, theta > 0."""
+    """Lgamma(x + theta) - lgamma(theta) - lgamma(x + 1) for x >= 0, theta > 0, as exact as the largest of them.
+
+    That is two units in the last place of y log(y), y = x + theta + 8: 0.02 for theta of 10,000.
+    """
     first, _, a = rising(x + theta)
     second, _, b = rising(theta)
     third, _, c = rising(x + ONE)
@@ -135,3 +138,6 @@ def series(x):
     inverse = ONE / x
     square = inverse * inverse
     return HALF * inverse + square * (f4(1 / 12) - square * (f4(1 / 120) - square * f4(1 / 252)))
+
+
+# stamp 5b9f251787e3911c

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from .arithmetic import ONE, ZERO, exp, f4, harmonic, log, log1p, log_rising
-from .team import compiled, floats, integers, team
+from .team import compiled, floats, integers, kernel
 
 EPS = f4(1e-8)  # keeps logarithms finite where the softmax underflows to a mean of zero
 LANES = 32
@@ -68,13 +68,9 @@ def softplus(logits, size, mean):
 def ratios(mean, theta, share, log_share):
     """Share and its logarithm, log theta - log(theta + mu)."""
     for g in range(mean.size):
-        t, mu = theta[g] + EPS, mean[g]
-        inverse = ONE / (t + mu)
-        share[g] = theta[g] * inverse
-        # log1p(mu / theta), by the logarithm of the sum and what rounding took off it
-        ratio = mu / t
-        sum_ = ONE + ratio
-        log_share[g] = -(log(sum_) + (ratio - (sum_ - ONE)) * t * inverse)
+        t = theta[g] + EPS
+        share[g] = theta[g] / (t + mean[g])
+        log_share[g] = -log1p(mean[g] / t)
 
 
 @compiled
@@ -193,6 +189,7 @@ def weigh(weight, x):
         x[g] *= weight
 
 
+@kernel
 def log_likelihood(record, part, parts):
     """Of every cell, and, if wanted, its gradients, those by theta summed over the cells of a part where it is shared.
 
@@ -264,4 +261,4 @@ def means(logits, size, softmax, mean, lanes):
     return total_of(logits) * ZERO
 
 
-run = team(log_likelihood)
+# stamp 5b9f251787e3911c

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from .team import floats, integers, team
+from .team import floats, integers, kernel
 
 AT_ONCE = 4  # counts, so that sums are read and written less often
 
 
-def forward(record, part, parts):
+@kernel
+def product(record, part, parts):
     """Out (B, H) = counts (B, G) @ weight (G, H); cells are shared out.
 
     Arrays: out, weight, values of the counts, row pointers and columns of these.
@@ -36,7 +37,8 @@ def forward(record, part, parts):
             k += 1
 
 
-def backward(record, part, parts):
+@kernel
+def gradient(record, part, parts):
     """By the weight (G, H): counts.T @ grad (B, H); genes are shared out.
 
     Arrays: gradient by the weight, grad, values of the counts, row pointers and columns of these.
@@ -56,4 +58,4 @@ def backward(record, part, parts):
                     w[j] += v * row[j]
 
 
-product, gradient = team(forward), team(backward)
+# stamp 5b9f251787e3911c

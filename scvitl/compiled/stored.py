@@ -26,3 +26,6 @@ class Stored:
     def at(self, n_genes: int) -> Tensor:
         """Positions in the flattened (B, G), (m,), in order."""
         return self.rows().long() * n_genes + self.columns
+
+
+# stamp 5b9f251787e3911c

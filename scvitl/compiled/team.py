@@ -1,18 +1,19 @@
 """Compiled loops on the threads that torch has.
 
 Threads of torch wait for work by spinning, so that a second set of threads beside them, numba's own or Python's, would
-share its cores with them and run several times slower. The loop is therefore handed to torch's OpenMP runtime.
+share its cores with them and run several times slower. Loops are therefore handed to torch's OpenMP runtime.
 Where that is not to be had (outside Linux), one thread does it all.
 
-A kernel takes a record, whose arrays `floats` and `integers` give it, the number of its part of the work, and the number of parts.
+A `kernel` takes a record, whose arrays `floats` and `integers` give it, the number of its part of the work, and the number
+of parts. `run` runs one on tensors.
 """
 
 from __future__ import annotations
 
 import ctypes
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -26,11 +27,31 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# A record: parts handed out so far, parts, then address, rows and columns of every array.
-HEAD, ENTRY = 2, 3
+# A record: kernel, parts handed out so far, parts, then address, rows and columns of every array.
+KERNEL, HANDED_OUT, PARTS, HEAD, ENTRY = 0, 1, 2, 3, 3
 LONGEST = 1 << 16  # numbers in a record, at most
 DTYPES = torch.float32, torch.int32
-compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+# Sums may be taken in any order, which lets the processor add many numbers at once.
+COMPILED: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}, "cache": True}
+compiled = numba.njit(nogil=True, **COMPILED)
+RECORD = types.CPointer(types.int64)
+
+
+class Callback:
+    """A function that C can call, compiled when it is first needed and kept on disk."""
+
+    def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
+        self.function, self.signature = function, types.void(*arguments)
+
+    @cached_property
+    def compiled(self) -> Any:
+        """What numba makes of it."""
+        return numba.cfunc(self.signature, **COMPILED)(self.function)
+
+
+def kernel(function: Callable[[Any, int, int], None]) -> Callback:
+    """Make a kernel of a function of a record, a part, and the number of parts."""
+    return Callback(function, RECORD, types.int64, types.int64)
 
 
 @intrinsic
@@ -42,54 +63,70 @@ def _pointer(typingctx, address):
 
 
 @intrinsic
-def _next(typingctx, address):
-    """The integer at an address, which grows by one, whoever else asks at the same time."""
+def _next(typingctx, record):
+    """A part of the work that nobody else has, whoever else asks at the same time."""
 
     def code(context, builder, signature, arguments):
         integer = context.get_value_type(types.int64)
-        place = builder.inttoptr(arguments[0], integer.as_pointer())
+        place = builder.gep(arguments[0], [integer(HANDED_OUT)])
         return builder.atomic_rmw("add", place, integer(1), "monotonic")
 
-    return types.int64(types.int64), code
+    return types.int64(RECORD), code
+
+
+@intrinsic
+def _call(typingctx, record, part, parts):
+    """The kernel that a record names."""
+
+    def code(context, builder, signature, arguments):
+        from llvmlite import ir
+
+        integer = context.get_value_type(types.int64)
+        kind = ir.FunctionType(ir.VoidType(), [integer.as_pointer(), integer, integer])
+        address = builder.load(builder.gep(arguments[0], [integer(KERNEL)]))
+        builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
+        return context.get_dummy_value()
+
+    return types.none(RECORD, types.int64, types.int64), code
+
+
+def _member(address):
+    """What every thread of a team does: parts of the work, as long as there are any."""
+    parts = numba.carray(address, (HEAD,))[PARTS]
+    part = _next(address)
+    while part < parts:  # there may be fewer threads than were asked for
+        _call(address, part, parts)
+        part = _next(address)
+
+
+MEMBER = Callback(_member, RECORD)
 
 
 @compiled
 def floats(record, i):
     """The array number ``i`` of a record, always of two dimensions."""
+    numbers = numba.carray(record, (LONGEST,))
     at = HEAD + ENTRY * i
-    return numba.carray(_pointer(record[at]), (record[at + 1], record[at + 2]), np.float32)
+    return numba.carray(_pointer(numbers[at]), (numbers[at + 1], numbers[at + 2]), np.float32)
 
 
 @compiled
 def integers(record, i):
     """The same for an array of integers, of one dimension."""
+    numbers = numba.carray(record, (LONGEST,))
     at = HEAD + ENTRY * i
-    return numba.carray(_pointer(record[at]), (record[at + 1] * record[at + 2],), np.int32)
+    return numba.carray(_pointer(numbers[at]), (numbers[at + 1] * numbers[at + 2],), np.int32)
 
 
-def team(kernel: Callable[[np.ndarray, int, int], None]) -> Callable[..., None]:
-    """Make of a kernel a function of tensors, which shares its work between the threads of torch."""
-    loop = compiled(kernel)
-
-    @numba.cfunc(types.void(types.CPointer(types.int64)), cache=True)
-    def member(address):  # pragma: no cover (compiled)
-        record = numba.carray(address, (LONGEST,), np.int64)
-        part = _next(record.ctypes.data)
-        while part < record[1]:  # there may be fewer threads than were asked for
-            loop(record, part, record[1])
-            part = _next(record.ctypes.data)
-
-    def run(*arrays: Tensor) -> None:
-        """Run on contiguous tensors of float32 or int32, with as many parts as `n_parts` says."""
-        entries = [number for array in arrays for number in _entry(array)]
-        parts = n_parts()
-        record = np.array([0, parts, *entries], np.int64)
-        if parts == 1:
-            loop(record, 0, 1)
-        else:
-            _openmp()(member.address, record.ctypes.data, parts, 0)
-
-    return run
+def run(kernel: Callback, *arrays: Tensor) -> None:
+    """Run a kernel on contiguous tensors of float32 or int32, with as many parts as `n_parts` says."""
+    entries = [number for array in arrays for number in _entry(array)]
+    parts = n_parts()
+    record = np.array([kernel.compiled.address, 0, parts, *entries], np.int64)
+    if parts == 1:
+        MEMBER.compiled.ctypes(record.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
+    else:
+        _openmp()(MEMBER.compiled.address, record.ctypes.data, parts, 0)
 
 
 def n_parts() -> int:
@@ -114,3 +151,6 @@ def _openmp() -> Callable[[int, int, int, int], None] | None:
         return None
     start.argtypes, start.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
     return start
+
+
+# stamp 5b9f251787e3911c

@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ..compiled import negative_binomial
-from ..compiled.team import n_parts
+from ..compiled.team import n_parts, run
 from . import nb, zinb
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class _Decoded(torch.autograd.Function):
         dropout: Tensor | None,
         softmax: bool,  # noqa: FBT001
     ) -> Tensor:
-        ctx.stored, ctx.softmax, ctx.used = stored, softmax, False
+        ctx.stored, ctx.softmax = stored, softmax
         ctx.shapes = [None if part is None else part.shape for part in (logits, library, theta, dropout)]
         shape = logits.shape
         # R cells, or draws of cells: (R, G), (R), (1, G) or (R, G), (R, G) or (0, G)
@@ -67,20 +67,20 @@ class _Decoded(torch.autograd.Function):
         theta = (theta if theta.ndim == 1 else theta.expand(shape)).contiguous().view(-1, shape[-1])
         dropout = rows[:0] if dropout is None else dropout.expand(shape).contiguous().view(-1, shape[-1])
         inputs, wanted = (rows, size, theta, dropout), any(ctx.needs_input_grad)
-        out, *gradients = _run(stored, *inputs, torch.ones_like(size), softmax=softmax, wanted=wanted)
-        ctx.save_for_backward(*inputs, *gradients)
+        out, *ctx.gradients = _run(stored, *inputs, torch.ones_like(size), softmax=softmax, wanted=wanted)
+        ctx.save_for_backward(*inputs)
         return out.view(shape[:-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved, grad = ctx.saved_tensors, grad.reshape(-1)
-        inputs, gradients = saved[:4], saved[4:]
-        if not ctx.used and bool((grad == grad[0]).all()):  # as of a mean over cells
-            ctx.used = True
+        grad = grad.reshape(-1)
+        # Of cells that weigh alike, as in a mean, they are made already; they serve once, since they are changed in place.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is not None and bool((grad == grad[0]).all()):
             gradients = [part.mul_(grad[0]) for part in gradients]
         else:
-            _, *gradients = _run(ctx.stored, *inputs, grad, softmax=ctx.softmax, wanted=True)
+            _, *gradients = _run(ctx.stored, *ctx.saved_tensors, grad, softmax=ctx.softmax, wanted=True)
         logits, library, theta, dropout = ctx.shapes
         by_logits, by_size, by_theta, by_dropout = gradients
         draws = logits[:-1]
@@ -88,7 +88,7 @@ class _Decoded(torch.autograd.Function):
             None,
             by_logits.view(logits),
             by_size.view(*draws, 1).sum_to_size(library),
-            by_theta.sum(0) if len(theta) == 1 else by_theta.view(logits).sum_to_size(theta),
+            by_theta[0] if len(theta) == 1 else by_theta.view(logits).sum_to_size(theta),
             None if dropout is None else by_dropout.view(logits).sum_to_size(dropout),
             None,
         )
@@ -109,10 +109,14 @@ def _run(
     out, by_size = torch.empty_like(size), torch.empty_like(size)
     gradients = torch.empty_like(logits) if wanted else logits[:0]
     by_dropout = torch.empty_like(dropout) if wanted else dropout[:0]
-    by_theta = theta.new_zeros(n_parts() if len(theta) == 1 else len(theta), theta.shape[1])
+    shared = (
+        len(theta) == 1
+    )  # by all cells, whose gradients are then added up, those of a part of the work first
+    by_theta = theta.new_zeros((n_parts() if shared else len(theta)) if wanted else 0, theta.shape[1])
     counts = stored.values, stored.start, stored.columns
     softmax = torch.tensor([softmax], dtype=torch.int32)
-    negative_binomial.run(
+    run(
+        negative_binomial.log_likelihood,
         logits,
         dropout,
         theta,
@@ -126,4 +130,4 @@ def _run(
         *counts,
         softmax,
     )
-    return out, gradients, by_size, by_theta, by_dropout
+    return out, gradients, by_size, by_theta.sum(0, keepdim=True) if shared else by_theta, by_dropout

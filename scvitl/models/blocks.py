@@ -34,6 +34,9 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         if not self.training or self.p == 0:
             return x
+        if x.device.type != "cpu":
+            kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=generator)
+            return x * kept.div_(1 - self.p)
         # 64 random bits make four numbers of 16 bits, in a tenth of the time that as many of 32 take
         n = -(-x.numel() // 4)
         bits = torch.empty(n, dtype=torch.int64, device=x.device).random_(-(2**63), None, generator=generator)
@@ -149,7 +152,7 @@ def append(x: Tensor | Counts, columns: Tensor) -> Tensor | Counts:
 
 
 def one_hot(codes: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """One-hot columns of several categorical covariates side by side, (B, sum of sizes).
+    """One-hot columns of several categorical covariates side by side, (B, sum of sizes); codes are below their sizes.
 
     A covariate with a single category carries no information and gets no column.
     """

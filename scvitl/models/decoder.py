@@ -75,12 +75,14 @@ class Decoder(nn.Module):
         """What the softmax divides by, as a logarithm (..., B, 1); it takes all genes."""
         return torch.logsumexp(self.head("scale", h), dim=-1, keepdim=True) if self.softmax else None
 
-    def scale(self, h: Tensor, genes: Tensor | None = None) -> Tensor:
-        """Share of each gene, (..., B, G), or of those at ``genes``."""
+    def scale(self, h: Tensor, genes: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """Share of each gene, (..., B, G), or of those at ``genes``; in ``out`` if given and where that saves a copy."""
         logits = self.head("scale", h, genes)
         if not self.softmax:
             return F.softplus(logits)
-        return torch.softmax(logits, dim=-1) if genes is None else torch.exp(logits - self.log_total(h))
+        if genes is None:
+            return torch.softmax(logits, dim=-1, out=out)
+        return torch.exp(logits - self.log_total(h))
 
     def scale_by_gene(
         self,

@@ -66,8 +66,8 @@ class ScarDecoder(Decoder):
             return torch.logsumexp(u, dim=-1, keepdim=True) + math.log1p(TINY)
         return torch.log(self.positive(u, self.level).sum(-1, keepdim=True) + TINY)
 
-    def scale(self, h: Tensor, genes: Tensor | None = None) -> Tensor:
-        """Native share of each gene, (..., B, G), or of those at ``genes``."""
+    def scale(self, h: Tensor, genes: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """Native share of each gene, (..., B, G), or of those at ``genes``; never in ``out``."""
         u = self.head("scale", h, genes)
         if self.activation == "softmax":
             return (

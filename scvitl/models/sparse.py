@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..compiled import rows
+from ..compiled.team import run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -78,7 +79,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx, stored: Stored, weight: Tensor) -> Tensor:
         ctx.stored, ctx.n_genes = stored, weight.shape[1]
         out = weight.new_empty(len(stored.start) - 1, weight.shape[0])
-        rows.product(out, weight.T.contiguous(), stored.values, stored.start, stored.columns)
+        run(rows.product, out, weight.T.contiguous(), stored.values, stored.start, stored.columns)
         return out
 
     @staticmethod
@@ -86,5 +87,5 @@ class _Product(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
         by_weight = grad.new_empty(ctx.n_genes, grad.shape[1])  # (G, H)
         stored = ctx.stored
-        rows.gradient(by_weight, grad.contiguous(), stored.values, stored.start, stored.columns)
+        run(rows.gradient, by_weight, grad.contiguous(), stored.values, stored.start, stored.columns)
         return None, by_weight.T

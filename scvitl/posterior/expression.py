@@ -34,11 +34,12 @@ def expression_blocks(
     give_mean: bool = False,
     batch_size: int | None = None,
     random_state: int = 0,
+    into: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
     """Normalised expression of block after block of cells, (S, B, g), averaged over the ``batches`` decoded from.
 
     ``library_size`` multiplies the shares of the genes; "latent" takes that of each cell. ``give_mean`` decodes the
-    posterior mean in place of draws.
+    posterior mean in place of draws. Blocks of a single sample may be made in ``into`` (n, g).
     """
     generator = noise(data, random_state)
     genes = positions(genes, data)
@@ -47,10 +48,12 @@ def expression_blocks(
             z, library = posterior.mean[None], posterior.library[None]
         else:
             z, library = posterior.draw(n_samples, generator)
-        total = None
+        total, room = None, None
+        if into is not None and data.device.type == "cpu":
+            room, into = torch.from_numpy(into[None, : z.shape[1]]), into[z.shape[1] :]
         for batch in batches:
-            scale = model.decoder.scale(model.decode(z, cells, constant(batch, cells)), genes)
-            total = scale if total is None else total.add_(scale)
+            scale = model.decoder.scale(model.decode(z, cells, constant(batch, cells)), genes, room)
+            total, room = scale if total is None else total.add_(scale), None
         factor = (torch.exp(library) if library_size == "latent" else library_size) / len(batches)
         # a pass over all entries that would change nothing takes as long as any other
         yield (total if isinstance(factor, float) and factor == 1 else total.mul_(factor)).cpu().numpy()
@@ -64,9 +67,11 @@ def normalized_expression(
     n_genes = data.n_genes if options.get("genes") is None else len(options["genes"])
     out = np.empty((n_samples, data.n_cells, n_genes) if several else (data.n_cells, n_genes), np.float32)
     start = 0
-    for block in expression_blocks(model, data, n_samples=n_samples, **options):
+    into = out if n_samples == 1 else None
+    for block in expression_blocks(model, data, n_samples=n_samples, into=into, **options):
         stop = start + block.shape[1]
-        out[..., start:stop, :] = block if several else block[0] if n_samples == 1 else block.mean(0)
+        if not np.may_share_memory(block, out):
+            out[..., start:stop, :] = block if several else block[0] if n_samples == 1 else block.mean(0)
         start = stop
     return out
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..training.fit import History
     from ..training.plan import Plan
 
-MANY_GENES = 10_000
+MANY_GENES, ENOUGH_GENES = 10_000, 1000
 ENOUGH_LABELLED = 8  # cells of a minibatch that have labels, so that no others are needed
 # options that are not the plan's
 RUN = (
@@ -143,7 +143,8 @@ def fit(
             "adversary": params["adversarial_classifier"],
         }
     training["ambient"] = params["model"] == "scAR"
-    training["plain"] = params["model"] == "scVI"
+    # of few genes, a heavy KL term would outweigh what they tell
+    training["plain"] = params["model"] == "scVI" and len(setting.schema.genes) >= ENOUGH_GENES
     plan = resolve(training.pop("plan"), adata.n_obs, **training)
     whole = params["gene_likelihood"] != "normal"
     data = CellData(adata, setting.schema, device=params["device"], whole=whole)
@@ -181,9 +182,9 @@ def _train(
             )
     else:
         cells, minibatches = split(n_cells, plan.batch_size, train_size, random_state), singles
-    module = new_module(data, schema, params, fast=plan.name == "fast", initial=initial, priors=priors).to(
-        data.device
-    )
+    module = new_module(
+        data, schema, params, cells[0], fast=plan.name == "fast", initial=initial, priors=priors
+    ).to(data.device)
     logg.info(
         f"    {plan.max_epochs} epochs on {len(cells[0]):,} cells, {len(cells[1]):,} held out, on {params['device']}"
     )

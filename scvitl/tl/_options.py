@@ -94,8 +94,9 @@ TRAINING = (
     "random_state",
     "progress",
 )
-# These may be None, which leaves the choice to the plan.
+# These may be None, which leaves the choice to the plan, or to torch.
 OPEN = {
+    "precision",
     "max_epochs",
     "batch_size",
     "train_size",
@@ -164,9 +165,9 @@ def check_options(options: dict[str, Any], title: str) -> None:
         # Its batch norm is there or not.
         del choices["use_batch_norm"]
         switches.append("use_batch_norm")
-    for name in choices.keys() & options.keys():
-        _checks.one_of(name, options[name], choices[name])
     given = {name: value for name, value in options.items() if not (value is None and name in OPEN)}
+    for name in choices.keys() & given.keys():
+        _checks.one_of(name, given[name], choices[name])
     for name in set(switches) & given.keys():
         _checks.true_or_false(name, given[name])
     for name in COUNTS.keys() & given.keys():

@@ -49,7 +49,7 @@ def scvi(  # noqa: PLR0913
     early_stopping: bool = False,
     early_stopping_patience: int = 45,
     device: str = "auto",
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32",
+    precision: Literal["float32", "tf32", "bfloat16"] | None = None,
     random_state: int = 0,
     progress: bool | None = None,
     key_added: str | None = None,
@@ -112,7 +112,7 @@ def scvi(  # noqa: PLR0913
     var_activation
         Function that makes the variances of the encoder positive.
     plan
-        ``"fast"`` reaches the quality of ``"reference"``, the schedule of scvi-tools, in a quarter of the epochs or
+        ``"fast"`` reaches the quality of ``"reference"``, the schedule of scvi-tools, in a tenth of the epochs or
         less. Either chooses everything below by the number of cells; leave these arguments alone unless training
         goes wrong.
     max_epochs
@@ -135,7 +135,7 @@ def scvi(  # noqa: PLR0913
         ``"auto"`` takes a CUDA GPU if there is one, else the CPU; or a device of torch by name.
     precision
         Of the factors of matrix products in training. ``"bfloat16"`` is faster on CPUs that have such products,
-        ``"tf32"`` on GPUs; likelihoods, sums and weights have float32 regardless.
+        ``"tf32"`` on GPUs; likelihoods, sums and weights have float32 regardless. `None` leaves what torch is set to.
     random_state
         Seed of the initial weights, the split and all noise. On a CPU, equal seeds give equal results.
     progress

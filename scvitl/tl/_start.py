@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from .. import store
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor, nn
 
     from ..data import Schema
@@ -24,12 +23,16 @@ def new_module(
     data: CellData,
     schema: Schema,
     params: dict[str, Any],
+    train: Tensor,
     *,
     fast: bool,
     initial: store.FittedModel | None = None,
     priors: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """The module that ``params`` describe, with ``priors`` as arrays; with the weights of ``initial``, as far as it has them."""
+    """The module that ``params`` describe, with ``priors`` as arrays; with the weights of ``initial``, as far as it has them.
+
+    Training will see the cells of ``train`` alone.
+    """
     import torch
 
     tensors = {name: torch.from_numpy(values) for name, values in (priors or {}).items()}
@@ -44,8 +47,10 @@ def new_module(
             module.l_encoder.mean.bias += module.library_log_means.mean()
     if schema.proteins is not None:
         _start_proteins(module, data, params, fast=fast, learned=not priors)
-    elif fast:
-        _start_genes(module, data, params)
+    elif fast and params["model"] == "scAR":
+        _start_ambient(module, data)
+    elif fast and module.decoder.softmax and params["gene_likelihood"] != "normal":
+        _start_genes(module, data, train)
     if initial is not None:
         module.load_state_dict(initial.module.state_dict(), strict=False)
     return module
@@ -67,42 +72,41 @@ def _start_proteins(
             module.hire(ADVERSARY_WEIGHT if fast else None)
 
 
-def _start_genes(module: nn.Module, data: CellData, params: dict[str, Any]) -> None:
-    """Shares of the genes, in all cells and by batch, that the decoder begins with, and batch norm that keeps up."""
+def _start_ambient(module: nn.Module, data: CellData) -> None:
+    """Shares of the genes that the decoder begins with, and batch norm that keeps up."""
     import numpy as np
     import torch
 
-    total = np.asarray(data.counts.sum(0), np.float64).ravel() + 0.1
-    shares = total / total.sum()
-    if params["model"] == "scAR":
-        module.start_at(torch.from_numpy(shares.astype(np.float32)), NOISE)
-    elif module.decoder.softmax and params["gene_likelihood"] != "normal":
-        shifts, frequencies = _shifts(data, shares, module.sizes[:1])
-        module.decoder.start_at(
-            *(torch.from_numpy(part.astype(np.float32)) for part in (shares, shifts, frequencies))
-        )
+    counts = np.asarray(data.counts.sum(0), np.float64).ravel() + 0.1
+    module.start_at(torch.from_numpy((counts / counts.sum()).astype(np.float32)), NOISE)
     for part in module.modules():
         if isinstance(part, torch.nn.BatchNorm1d):
             part.momentum = MOMENTUM
 
 
-def _shifts(data: CellData, shares: np.ndarray, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """How the ``shares`` (G) of genes differ in the batches, as logarithms (K, G), and how frequent batches are, (K).
+def _start_genes(module: nn.Module, data: CellData, train: Tensor) -> None:
+    """Shares of the genes in the cells of ``train``, in all and by batch, that the decoder begins with.
 
-    A few counts of a gene say little of it, so that shares are drawn to those in all cells.
+    A few counts of a gene in a batch say little of it, so that shares are drawn to those in all cells.
     """
     import numpy as np
     import scipy.sparse as sp
+    import torch
 
-    n_batch = sizes[0] if sizes and sizes[0] > 1 else 0
-    batch = data.batch.cpu().numpy()
-    member = sp.csr_matrix(
-        (np.ones(len(batch)), (batch, np.arange(len(batch)))), (max(batch) + 1, len(batch))
-    )
-    counts = (member @ data.counts).toarray()[:n_batch] + FEW * shares
-    shifts = np.log(counts / counts.sum(1, keepdims=True) / shares)
-    frequencies = np.bincount(batch, minlength=n_batch)[:n_batch] / len(batch)
-    return shifts.clip(-MOST, MOST), np.where(frequencies < 1, frequencies, 0)
+    train = train.cpu().numpy()
+    batch, n = data.batch.cpu().numpy()[train], len(train)
+    member = sp.csr_matrix((np.ones(n), (batch, train)), (batch.max() + 1, data.n_cells))
+    counts = (member @ data.counts).toarray()  # (K, G)
+    shares = counts.sum(0) + 0.1
+    shares /= shares.sum()
+    # of batches with a one-hot column
+    n_batch = 0 if module.embedding is not None or module.sizes[0] == 1 else len(counts)
+    counts = counts[:n_batch] + FEW * shares
+    shifts = np.log(counts / counts.sum(1, keepdims=True) / shares).clip(-MOST, MOST)
+    frequencies = np.bincount(batch)[:n_batch] / n
+    frequencies[frequencies == 1] = 0
+    start = (torch.from_numpy(part.astype(np.float32)) for part in (shares, shifts, frequencies))
+    module.decoder.start_at(*start)
 
 
 def library_priors(data: CellData, schema: Schema) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..compiled import adam
+from ..compiled.team import run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,10 +31,10 @@ class Adam(torch.optim.Adam):
                 continue
             arrays = [array for weight in weights for array in self._arrays(weight)]
             beta1, beta2 = group["betas"]
-            n = self._count(weights)
-            rate, root = group["lr"] / (1 - beta1**n), math.sqrt(1 - beta2**n)
-            numbers = torch.tensor([rate, root, beta1, beta2, group["eps"], group["weight_decay"]])
-            adam.run(numbers, torch.tensor([len(weights)], dtype=torch.int32), *arrays)
+            steps = [self.state[weight]["step"] for weight in weights]
+            rates = [(group["lr"] / (1 - beta1**n), math.sqrt(1 - beta2**n)) for n in steps]
+            numbers = beta1, beta2, group["eps"], group["weight_decay"]
+            run(adam.step, torch.tensor(numbers), torch.tensor(rates), *arrays)
 
     def _arrays(self, weight: Tensor) -> list[Tensor]:
         """A weight, its gradient and its moments, one-dimensional in the order of memory."""
@@ -41,15 +42,10 @@ class Adam(torch.optim.Adam):
         if not state:
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
             state["step"] = 0
+        state["step"] += 1
         if grad.stride() != weight.stride():
             grad = torch.empty_like(weight).copy_(grad)
         return [_in_memory(array) for array in (weight, grad, state["exp_avg"], state["exp_avg_sq"])]
-
-    def _count(self, weights: list[Tensor]) -> int:
-        """Steps so far, with this one; weights of a group take them together."""
-        for weight in weights:
-            self.state[weight]["step"] += 1
-        return self.state[weights[0]]["step"]
 
 
 def optimizer(model: nn.Module, plan: Plan) -> torch.optim.Adam:

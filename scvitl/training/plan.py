@@ -46,7 +46,7 @@ class Plan:
     early_stopping_patience: int  # epochs without a better held-out loss before stopping
     warmup_by_step: bool = True  # whether the KL weight grows within epochs
     plateau_patience: int | None = None  # epochs without a better held-out loss before steps get smaller
-    precision: str = "float32"  # of matrix products
+    precision: str | None = None  # of matrix products
 
     @property
     def labelled_batch_size(self) -> int:
@@ -88,7 +88,7 @@ def resolve(  # noqa: PLR0913
     n_epochs_kl_warmup: float | None = None,
     early_stopping: bool | None = False,
     early_stopping_patience: int = 45,
-    precision: str = "float32",
+    precision: str | None = None,
     proteins: bool = False,
     several: bool = False,
     adversary: bool = False,

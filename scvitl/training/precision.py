@@ -15,8 +15,11 @@ PRECISIONS = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
 
 
 @contextmanager
-def products_in(precision: str) -> Iterator[None]:
-    """Within, factors of matrix products have this ``precision``; sums, and all else, have float32."""
+def products_in(precision: str | None) -> Iterator[None]:
+    """Within, factors of matrix products have this ``precision``; sums, and all else, have float32. `None` leaves it as it is."""
+    if precision is None:
+        yield
+        return
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(PRECISIONS[precision])
     try:

@@ -10,6 +10,7 @@ from scvitl.compiled import team
 from scvitl.compiled.team import floats, integers
 
 
+@team.kernel
 def mark(record, part, parts):
     """Write into every row who it was, and add integers to it."""
     out, added = floats(record, 0), integers(record, 1)
@@ -18,7 +19,8 @@ def mark(record, part, parts):
             out[row, j] += part + added[j]
 
 
-marked = team.team(mark)
+def marked(*arrays):
+    team.run(mark, *arrays)
 
 
 @pytest.fixture

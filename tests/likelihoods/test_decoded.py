@@ -6,7 +6,6 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from scvitl.compiled import negative_binomial
 from scvitl.compiled.stored import Stored
 from scvitl.likelihoods import decoded
 
@@ -99,12 +98,51 @@ def test_known_zeros_need_not_be_looked_for(draws, monkeypatch):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("theta", [(G,), (B, G)], ids=["by gene", "by cell"])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_one_cell(theta, n_threads):
+    """With a theta of its own, which is not one for all cells, nor added up by thread."""
+    x, *parts = given(theta=theta)
+    x, parts = x[:1], [part[:1] if part.shape[0] == B else part for part in parts]
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        _, gradients = value_and_gradients(x, stored(x), parts, torch.float32, torch.ones(1))
+    finally:
+        torch.set_num_threads(before)
+    _, exact = value_and_gradients(x, None, parts, torch.float64, torch.ones(1))
+    for found, gradient in zip(gradients, exact, strict=True):
+        torch.testing.assert_close(
+            found.double(), gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item()
+        )
+
+
+def test_a_second_backward_gives_the_same():
+    x, *parts = given()
+    logits = parts[0].requires_grad_()
+    value = decoded.log_likelihood(x, stored(x), logits, *parts[1:]).mean()
+    first, again = (torch.autograd.grad(value, logits, retain_graph=True)[0] for _ in range(2))
+    torch.testing.assert_close(first, again)
+
+
+@pytest.mark.parametrize("theta", [1e3, 1e5])
+def test_nearly_poisson(theta):
+    """Where theta is large, theta log(theta / (theta + mu)) is -mu, and not what is left of a rounded logarithm."""
+    logits = torch.zeros(1, 1000)
+    x, nothing = (
+        torch.zeros(1, 1000),
+        Stored(torch.zeros(2, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), torch.zeros(0)),
+    )
+    value = decoded.log_likelihood(
+        x, nothing, logits, torch.tensor([[0.5]]).log(), torch.full((1000,), theta)
+    )
+    torch.testing.assert_close(value, torch.tensor([-0.5]), rtol=1e-4, atol=0)
+
+
 def test_only_values_where_no_gradient_is_wanted(monkeypatch):
     wanted = []
-    run = negative_binomial.run
-    monkeypatch.setattr(
-        negative_binomial, "run", lambda *arrays: (wanted.append(arrays[7].numel()), run(*arrays))
-    )
+    run = decoded.run
+    monkeypatch.setattr(decoded, "run", lambda *given: (wanted.append(given[7].numel()), run(*given)))
     x, *parts = given()
     with torch.no_grad():
         value = decoded.log_likelihood(x, stored(x), *parts)

@@ -279,7 +279,7 @@ def agree(ours, theirs, rtol=1e-5, atol=None):
 
 
 def agree_after_training(ours, theirs, initial):
-    """Equal weights, up to rounding that has grown from step to step: by less than a hundredth of what training moved.
+    """Equal weights, up to rounding that has grown from step to step: by less than half a percent of what training moved.
 
     How much it grows differs from run to run, with the places in memory that vectorised sums happen to begin at.
     """
@@ -289,7 +289,7 @@ def agree_after_training(ours, theirs, initial):
         # A bias before a batch norm has no gradient: rounding is all that moves it, and batch norm takes that away again.
         idle = name.endswith("linear.bias") and name.replace("linear", "batch_norm") in theirs
         moved = (tensor - initial[name]).abs().max().item() if name in initial else 0
-        atol = 1e-3 if idle else max(1e-5, moved / 100)
+        atol = 1e-3 if idle else max(1e-5, moved / 200)
         np.testing.assert_allclose(tensor, theirs[name], rtol=1e-4, atol=atol, err_msg=name)
 
 

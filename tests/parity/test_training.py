@@ -61,7 +61,7 @@ def test_three_epochs(tools, start, monkeypatch):
     ours, history = tools.train_ours(adata, key, order)
     expected = rename({name: tensor.numpy() for name, tensor in theirs.module.state_dict().items()})
     tools.agree_after_training(ours.state_dict(), expected, initial)
-    # A hundred times the tolerance, or the above would show nothing.
+    # or the above would show nothing
     moved = [(ours.state_dict()[name] - tensor).abs().max() > 1e-3 for name, tensor in initial.items()]
     assert np.mean(moved) > 0.8
     for name in ("elbo_train", "reconstruction_loss_train", "kl_local_train"):

@@ -11,7 +11,7 @@ from scvitl.training.plan import resolve
 
 
 def weights():
-    """One that lies by column, one without any gradient at first, and small ones."""
+    """One that lies by column, and small ones."""
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randn(shape, generator=generator) for shape in ((5, 7), (33,), (4, 3), (1,))]
     parts[0] = parts[0].T.contiguous().T
@@ -19,11 +19,12 @@ def weights():
 
 
 def train(kind, *, by_column, **options):
+    """Eleven steps, the first weight without a gradient in four of them."""
     parts, generator = weights(), torch.Generator().manual_seed(1)
     optimiser = kind([{"params": parts[:2]}, {"params": parts[2:], "lr": 0.03}], lr=0.1, **options)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [0.1, 0.05], total_steps=12)
-    for _ in range(11):
-        for part in parts:
+    for i in range(11):
+        for part in parts[(i < 4) :]:
             grad = torch.randn(part.shape, generator=generator)
             part.grad = grad.T.contiguous().T if by_column and part.ndim == 2 else grad
         optimiser.step()

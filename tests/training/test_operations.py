@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scvitl.data import learn
 from scvitl.data.batches import CellData
 from scvitl.models import VAE
+from scvitl.training import adam
+from scvitl.training.plan import resolve
 
 B, G, H = 64, 500, 32
 
@@ -47,7 +49,7 @@ def counted():
     adata.obs["batch"] = ["a", "b"] * 100
     data = CellData(adata, learn(adata, batch_key="batch"))
     model = VAE(G, n_batch=2, n_hidden=H).train()
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    optimizer = adam.optimizer(model, resolve("fast", adata.n_obs))
     noise = torch.Generator().manual_seed(0)
 
     def step():

@@ -26,6 +26,15 @@ def test_only_within(name, torchs):
     assert torch.get_float32_matmul_precision() == before
 
 
+def test_what_torch_is_set_to_is_left_alone(toy, monkeypatch):
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", None)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", None)
+    scvitl.tl.scvi(toy, n_hidden=8, n_latent=2, max_epochs=1, progress=False)
+    monkeypatch.undo()
+    assert torch.get_float32_matmul_precision() == before
+
+
 def test_the_names_are_those_of_the_option():
     assert CHOICES["precision"] == tuple(precision.PRECISIONS)
 

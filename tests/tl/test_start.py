@@ -32,7 +32,7 @@ def start(adata, **options):
     module = VAE(adata.n_vars, n_batch=2, **options)
     with torch.no_grad():
         module.decoder.heads["scale"].weight.zero_()
-    _start._start_genes(module, data, {"model": "scVI", "gene_likelihood": "zinb"})
+    _start._start_genes(module, data, torch.arange(data.n_cells))
     return module, data
 
 
@@ -60,13 +60,37 @@ def test_nothing_but_shares_without_batches(many):
     data = CellData(many, learn(many))
     module = VAE(many.n_vars)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    _start._start_genes(module, data, {"model": "scVI", "gene_likelihood": "zinb"})
+    _start._start_genes(module, data, torch.arange(data.n_cells))
     changed = [name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])]
     assert changed == ["decoder.heads.scale.bias"]
     total = many.X.sum(0).A1
     np.testing.assert_allclose(
         module.decoder.heads["scale"].bias.detach().exp(), total / total.sum(), rtol=1e-3
     )
+
+
+def test_cells_that_are_held_out_do_not_count(many):
+    data, train = CellData(many, learn(many, batch_key="batch")), torch.arange(0, many.n_obs, 3)
+    starts = []
+    for cells, index in (
+        (data, train),
+        (CellData(many[train.numpy()].copy(), learn(many, batch_key="batch")), torch.arange(len(train))),
+    ):
+        module = VAE(many.n_vars, n_batch=2)
+        _start._start_genes(module, cells, index)
+        starts.append(module.decoder.heads["scale"].bias)
+    torch.testing.assert_close(*starts)
+
+
+def test_batches_without_columns_of_their_own(many):
+    """Donors come first among the one-hot columns where batches are embedded; they are not taken for batches."""
+    many.obs["donor"] = np.where(np.arange(many.n_obs) % 3, "x", "y")
+    options = {"batch_key": "batch", "categorical_covariate_keys": ["donor"]}
+    data = CellData(many, learn(many, **options))
+    module = VAE(many.n_vars, n_batch=2, n_categories=[2], batch_representation="embedding")
+    before = module.decoder.hidden.layers[0].linear.weight.clone()
+    _start._start_genes(module, data, torch.arange(many.n_obs))
+    assert torch.equal(module.decoder.hidden.layers[0].linear.weight, before)
 
 
 def test_a_batch_without_cells_and_more_batches_than_units():
@@ -85,7 +109,7 @@ def test_linear_decoders_begin_at_the_shares(many):
     data = CellData(many, learn(many, batch_key="batch"))
     for bias, norm in ((False, True), (True, False), (False, False)):
         module = LDVAE(many.n_vars, n_batch=2, bias=bias, use_batch_norm=norm)
-        _start._start_genes(module, data, {"model": "LDVAE", "gene_likelihood": "nb"})
+        _start._start_genes(module, data, torch.arange(data.n_cells))
         shares = torch.softmax(module.decoder.affine("scale")[1], 0).detach()
         total = many.X.sum(0).A1
         expected = total / total.sum() if bias or norm else np.full(many.n_vars, 1 / many.n_vars)
