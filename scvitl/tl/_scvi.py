@@ -112,7 +112,7 @@ def scvi(  # noqa: PLR0913
     var_activation
         Function that makes the variances of the encoder positive.
     plan
-        ``"fast"`` reaches the quality of ``"reference"``, the schedule of scvi-tools, in a tenth of the epochs or
+        ``"fast"`` reaches the quality of ``"reference"``, the schedule of scvi-tools, in a sixth of the epochs or
         less. Either chooses everything below by the number of cells; leave these arguments alone unless training
         goes wrong.
     max_epochs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -150,18 +149,18 @@ def of_genes(fast: bool, n_cells: int) -> dict[str, float]:  # noqa: FBT001
 
 
 def of_many_cells(n_cells: int) -> dict[str, float]:
-    """Defaults of a fast fit of enough cells: a tenth of the epochs of the reference, in larger steps.
+    """Defaults of a fast fit of enough cells: few epochs, in larger steps.
 
     That batches mix as well after so few takes a heavy KL term; that no cell type is lost to it, a slow start of it. Many
     cells mix with less, and leave room for larger minibatches.
     """
     many = n_cells > LARGE
     return {
-        "max_epochs": max(FEWEST_EPOCHS, reference_epochs(n_cells) // 10),
+        "max_epochs": max(FEWEST_EPOCHS, reference_epochs(n_cells) // 10) if many else 60,
         "batch_size": 256 if many else 128,
         "learning_rate": 2e-2 if many else 1.5e-2,
-        "n_epochs_kl_warmup": math.inf,  # a quarter of the epochs
-        "max_kl_weight": 1.5 if many else 3.0,
+        "n_epochs_kl_warmup": 10,
+        "max_kl_weight": 1.5 if many else 2.0,
     }
 
 
