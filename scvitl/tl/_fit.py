@@ -182,9 +182,9 @@ def _train(
             )
     else:
         cells, minibatches = split(n_cells, plan.batch_size, train_size, random_state), singles
-    module = new_module(
-        data, schema, params, cells[0], fast=plan.name == "fast", initial=initial, priors=priors
-    ).to(data.device)
+    start = {"fast": plan.name == "fast", "shares": plan.starts_at_shares}
+    module = new_module(data, schema, params, cells[0], **start, initial=initial, priors=priors)
+    module.to(data.device)
     logg.info(
         f"    {plan.max_epochs} epochs on {len(cells[0]):,} cells, {len(cells[1]):,} held out, on {params['device']}"
     )

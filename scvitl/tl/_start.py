@@ -26,12 +26,13 @@ def new_module(
     train: Tensor,
     *,
     fast: bool,
+    shares: bool = False,
     initial: store.FittedModel | None = None,
     priors: dict[str, Any] | None = None,
 ) -> nn.Module:
     """The module that ``params`` describe, with ``priors`` as arrays; with the weights of ``initial``, as far as it has them.
 
-    Training will see the cells of ``train`` alone.
+    The decoder may begin at the ``shares`` of the genes in the cells of ``train``, those that training will see.
     """
     import torch
 
@@ -49,7 +50,7 @@ def new_module(
         _start_proteins(module, data, params, fast=fast, learned=not priors)
     elif fast and params["model"] == "scAR":
         _start_ambient(module, data)
-    elif fast and module.decoder.softmax and params["gene_likelihood"] != "normal":
+    elif shares and module.decoder.softmax and params["gene_likelihood"] != "normal":
         _start_genes(module, data, train)
     if initial is not None:
         module.load_state_dict(initial.module.state_dict(), strict=False)

@@ -46,6 +46,7 @@ class Plan:
     warmup_by_step: bool = True  # whether the KL weight grows within epochs
     plateau_patience: int | None = None  # epochs without a better held-out loss before steps get smaller
     precision: str | None = None  # of matrix products
+    starts_at_shares: bool = False  # whether the decoder begins at the shares of the genes
 
     @property
     def labelled_batch_size(self) -> int:
@@ -134,6 +135,7 @@ def resolve(  # noqa: PLR0913
         warmup_by_step=fast or (proteins and n_epochs_kl_warmup is None),
         plateau_patience=30 if proteins and not fast else None,
         precision=precision,
+        starts_at_shares=default.get("starts_at_shares", False),
     )
 
 
@@ -161,6 +163,7 @@ def of_many_cells(n_cells: int) -> dict[str, float]:
         "learning_rate": 2e-2 if many else 1.5e-2,
         "n_epochs_kl_warmup": 10,
         "max_kl_weight": 1.5 if many else 2.0,
+        "starts_at_shares": True,
     }
 
 

@@ -55,6 +55,7 @@ def test_fast_plan_without_labels():
     """Of enough cells, few epochs in large steps; else as with labels."""
     numbers = {n: resolve("fast", n, plain=True) for n in (4999, 5000, 50_000, 200_000, 10**7)}
     assert numbers[4999] == resolve("fast", 4999)
+    assert [plan.starts_at_shares for plan in numbers.values()] == [False, True, True, True, True]
     assert [plan.max_epochs for plan in numbers.values()] == [60, 60, 16, 4, 3]
     rates = [(plan.batch_size, plan.learning_rate) for plan in numbers.values()]
     assert rates[1:3] == [(128, 1.5e-2), (256, 2e-2)]
