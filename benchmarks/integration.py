@@ -28,16 +28,20 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def ours(adata: ad.AnnData, batch_key: str | None, *, plan: str, seed: int) -> dict[str, float | np.ndarray]:
+def ours(
+    adata: ad.AnnData, batch_key: str | None, *, plan: str, seed: int, device: str = "cpu"
+) -> dict[str, float | np.ndarray]:
     start = time.perf_counter()
-    scvitl.tl.scvi(adata, batch_key=batch_key, plan=plan, random_state=seed, progress=False, device="cpu")
+    scvitl.tl.scvi(adata, batch_key=batch_key, plan=plan, random_state=seed, progress=False, device=device)
     seconds = time.perf_counter() - start
     history = scvitl.get.history(adata)
     loss = history["elbo_validation"].loc[history.attrs["restored_epoch"]]
     return {"latent": adata.obsm["X_scvi"], "held-out loss": loss, "epochs": len(history), "seconds": seconds}
 
 
-def peer(adata: ad.AnnData, batch_key: str | None, *, seed: int) -> dict[str, float | np.ndarray]:
+def peer(
+    adata: ad.AnnData, batch_key: str | None, *, seed: int, device: str = "cpu"
+) -> dict[str, float | np.ndarray]:
     import scvi
 
     scvi.settings.seed = seed
@@ -46,7 +50,7 @@ def peer(adata: ad.AnnData, batch_key: str | None, *, seed: int) -> dict[str, fl
     start = time.perf_counter()
     scvi.model.SCVI.setup_anndata(adata, batch_key=batch_key)
     model = scvi.model.SCVI(adata)
-    model.train(accelerator="cpu", enable_progress_bar=False)
+    model.train(accelerator="gpu" if device == "cuda" else device, enable_progress_bar=False)
     latent = model.get_latent_representation()
     seconds = time.perf_counter() - start
     loss = -float(model.get_elbo(indices=model.validation_indices))
@@ -58,16 +62,16 @@ def peer(adata: ad.AnnData, batch_key: str | None, *, seed: int) -> dict[str, fl
     }
 
 
-def run(name: str, method: str, *, seed: int, threads: int) -> dict[str, float | str]:
+def run(name: str, method: str, *, seed: int, threads: int, device: str = "cpu") -> dict[str, float | str]:
     """Fit ``method`` to the data set called ``name`` and score it."""
     load, batch_key, _ = DATASETS[name]
     adata = load()
     # After loading, since scanpy's numba code changes the number behind torch's back.
     torch.set_num_threads(threads)
     fitted = (
-        peer(adata, batch_key, seed=seed)
+        peer(adata, batch_key, seed=seed, device=device)
         if method == "scvi-tools"
-        else ours(adata, batch_key, plan=method, seed=seed)
+        else ours(adata, batch_key, plan=method, seed=seed, device=device)
     )
     latent = fitted.pop("latent")
     row = {"data": name, "cells": adata.n_obs, "method": method, "seed": seed, **fitted}

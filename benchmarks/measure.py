@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import anndata as ad
-    import numpy as np
 
 GROWTH = 10_000, 50_000, 200_000
 BATCH = "batch"
@@ -89,19 +88,6 @@ class Ours(Either):
         """The schedule of scvi-tools."""
         self.fit(adata, plan="reference", max_epochs=epochs)
 
-    def default(self, adata: ad.AnnData) -> np.ndarray:
-        """Latent space of a run at the defaults."""
-        self.fit(adata)
-        return adata.obsm["X_scvi"]
-
-    def facts(self, adata: ad.AnnData) -> dict[str, float]:
-        """Epochs of that run, and its held-out loss."""
-        import scvitl
-
-        history = scvitl.get.history(adata)
-        loss = history["elbo_validation"].loc[history.attrs["restored_epoch"]]
-        return {"epochs": len(history), "held-out loss": float(loss)}
-
     def latents(self, adata: ad.AnnData) -> None:
         import scvitl
 
@@ -138,14 +124,6 @@ class Theirs(Either):
     def reference(self, adata: ad.AnnData, epochs: int) -> None:
         self.fit(adata, max_epochs=epochs)
 
-    def default(self, adata: ad.AnnData) -> np.ndarray:
-        self.fit(adata)
-        return self.model.get_latent_representation()
-
-    def facts(self, adata: ad.AnnData) -> dict[str, float]:
-        loss = -float(self.model.get_elbo(indices=self.model.validation_indices))
-        return {"epochs": len(self.model.history["elbo_train"]), "held-out loss": loss}
-
     def latents(self, adata: ad.AnnData) -> None:
         self.model.get_latent_representation()
 
@@ -168,16 +146,14 @@ def step(who: Ours | Theirs) -> dict[str, float]:
     return {"ms a step": 1e3 * per_epoch / -(-n_train // 128), "cells/s": n_train / per_epoch}
 
 
-def quality(who: Ours | Theirs, name: str) -> dict[str, float]:
+def quality(options: argparse.Namespace) -> dict[str, float]:
     """A run at the defaults, from the AnnData to the latent space, and how good that is."""
-    import score
+    import integration
 
-    adata = score.DATASETS[name][0]()
-    who.threads()
-    start = time.perf_counter()
-    latent = who.default(adata)
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, **who.facts(adata), **score.scores(name, adata, latent)}
+    method = "fast" if options.who == "scvitl" else options.who
+    how = {"seed": options.seed, "threads": options.threads, "device": options.device}
+    row = integration.run(options.task.replace("quality", "pbmc"), method, **how)
+    return {name: value for name, value in row.items() if name not in {"data", "cells", "method", "seed"}}
 
 
 def totalvi(options: argparse.Namespace) -> dict[str, float]:
@@ -264,14 +240,14 @@ def main() -> None:
     if options.task == "import":
         print(json.dumps(importing(options.who)))
         return
-    if options.task in {"totalvi", "scar"}:
-        print(json.dumps({"totalvi": totalvi, "scar": scar}[options.task](options), default=float))
+    task = options.task.split()[0]  # what follows says on what
+    if task in {"quality", "totalvi", "scar"}:
+        found = {"quality": quality, "totalvi": totalvi, "scar": scar}[task](options)
+        print(json.dumps(found, default=float))
         return
     who = (Ours if options.who == "scvitl" else Theirs)(options)
-    if options.task.startswith("quality"):
-        found = quality(who, options.task.replace("quality", "pbmc"))
-    elif options.task.split()[0] in {"step", "memory", "growth"}:
-        found = {"step": step, "memory": memory, "growth": growth}[options.task.split()[0]](who)
+    if task in {"step", "memory", "growth"}:
+        found = {"step": step, "memory": memory, "growth": growth}[task](who)
     else:
         found = posterior(who, options.task)
     print(json.dumps(found))

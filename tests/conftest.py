@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
+import torch
 
 import scvitl
 from scvitl.data import Labels, Schema
@@ -19,6 +20,14 @@ from scvitl.data import Labels, Schema
 def toy():
     """A fresh small AnnData of counts with two batches."""
     return scvitl.datasets.toy(n_cells=120, n_genes=40, random_state=1)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of torch's threads, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

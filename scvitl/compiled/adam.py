@@ -39,4 +39,4 @@ def move(numbers, rates, weight, grad, first, second):  # noqa: PLR0917
         weight[k] = w - rate * m / (np.sqrt(v) / root + eps)
 
 
-# stamp 5b9f251787e3911c
+# stamp 456042f69ed8b8fe

@@ -140,4 +140,4 @@ def series(x):
     return HALF * inverse + square * (f4(1 / 12) - square * (f4(1 / 120) - square * f4(1 / 252)))
 
 
-# stamp 5b9f251787e3911c
+# stamp 456042f69ed8b8fe

@@ -51,10 +51,10 @@ def exponentials(logits, top, mean):
 
 
 @compiled
-def scale(mean, factor):
+def scale(x, factor):
     """Times a factor, in place."""
-    for g in range(mean.size):
-        mean[g] *= factor
+    for g in range(x.size):
+        x[g] *= factor
 
 
 @compiled
@@ -182,19 +182,12 @@ def through_softplus(weight, size, logits, mean, by_logits):
         by_logits[g] *= weight * size / (mean[g] + EPS) / (ONE + exp(-logits[g]))
 
 
-@compiled
-def weigh(weight, x):
-    """Times the weight of a cell, in place."""
-    for g in range(x.size):
-        x[g] *= weight
-
-
 @kernel
 def log_likelihood(record, part, parts):
     """Of every cell, and, if wanted, its gradients, those by theta summed over the cells of a part where it is shared.
 
-    Arrays, where draws of cells may stand for cells: logits (B, G), logits of dropout (B, G) or none, theta (1, G) or (B, G), size (B), weight of every cell in the
-    gradients (B); log-likelihood (B); gradients by the logits (B, G), by those of dropout (B, G), by theta (parts, G) or
+    Arrays, where draws of cells may stand for cells: logits (B, G), logits of dropout (B, G) or none, theta (1, G) or
+    (B, G), size (B), weight of every cell in the gradients (B); log-likelihood (B); gradients by the logits (B, G), by those of dropout (B, G), by theta (parts, G) or
     (B, G) and by log size (B), none if not wanted; values of the counts; row pointers and columns of these; whether
     shares come by softmax.
     """
@@ -234,7 +227,7 @@ def log_likelihood(record, part, parts):
             out[b] += zeros(log_share, t)
         if wanted:
             if inflated:
-                weigh(weight[b], by_dropout[b])
+                scale(by_dropout[b], weight[b])
             total = by_log_mean(mean, share, by_a, by_logits[b])
             add_by_theta(weight[b], share, log_share, by_a, by_theta[part if shared else b])
             counted_by_theta(x, th, few[5, :n])
@@ -261,4 +254,4 @@ def means(logits, size, softmax, mean, lanes):
     return total_of(logits) * ZERO
 
 
-# stamp 5b9f251787e3911c
+# stamp 456042f69ed8b8fe

@@ -58,4 +58,4 @@ def gradient(record, part, parts):
                     w[j] += v * row[j]
 
 
-# stamp 5b9f251787e3911c
+# stamp 456042f69ed8b8fe

@@ -24,8 +24,8 @@ class Stored:
         return torch.repeat_interleave(self.start.diff(), output_size=len(self.columns))
 
     def at(self, n_genes: int) -> Tensor:
-        """Positions in the flattened (B, G), (m,), in order."""
+        """Positions in the flattened (B, G), (m,), cell after cell."""
         return self.rows().long() * n_genes + self.columns
 
 
-# stamp 5b9f251787e3911c
+# stamp 456042f69ed8b8fe

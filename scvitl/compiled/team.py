@@ -153,4 +153,4 @@ def _openmp() -> Callable[[int, int, int, int], None] | None:
     return start
 
 
-# stamp 5b9f251787e3911c
+# stamp 456042f69ed8b8fe

@@ -33,14 +33,6 @@ class LinearDecoder(Decoder):
         }
         self.heads = nn.ModuleDict({name: head for name, head in built.items() if name in heads})
 
-    @torch.no_grad()
-    def start_at(self, shares: Tensor, shifts: Tensor, frequencies: Tensor) -> None:
-        """Begin at the ``shares`` (G) of the genes; batches are left to training."""
-        layer = self.heads["scale"]
-        bias = layer.linear.bias if layer.batch_norm is None else layer.batch_norm.bias
-        if bias is not None:
-            bias.copy_(shares.log())
-
     def forward(self, z: Tensor, covariates: Tensor) -> Tensor:
         return append(z, covariates)  # (..., B, D + c)
 

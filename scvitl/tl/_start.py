@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .. import store
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
     from ..data import Schema
@@ -78,8 +79,8 @@ def _start_ambient(module: nn.Module, data: CellData) -> None:
     import numpy as np
     import torch
 
-    counts = np.asarray(data.counts.sum(0), np.float64).ravel() + 0.1
-    module.start_at(torch.from_numpy((counts / counts.sum()).astype(np.float32)), NOISE)
+    shares = _shares(np.asarray(data.counts.sum(0), np.float64).ravel())
+    module.start_at(torch.from_numpy(shares.astype(np.float32)), NOISE)
     for part in module.modules():
         if isinstance(part, torch.nn.BatchNorm1d):
             part.momentum = MOMENTUM
@@ -98,8 +99,7 @@ def _start_genes(module: nn.Module, data: CellData, train: Tensor) -> None:
     batch, n = data.batch.cpu().numpy()[train], len(train)
     member = sp.csr_matrix((np.ones(n), (batch, train)), (batch.max() + 1, data.n_cells))
     counts = (member @ data.counts).toarray()  # (K, G)
-    shares = counts.sum(0) + 0.1
-    shares /= shares.sum()
+    shares = _shares(counts.sum(0))
     # of batches with a one-hot column
     n_batch = 0 if module.embedding is not None or module.sizes[0] == 1 else len(counts)
     counts = counts[:n_batch] + FEW * shares
@@ -108,6 +108,12 @@ def _start_genes(module: nn.Module, data: CellData, train: Tensor) -> None:
     frequencies[frequencies == 1] = 0
     start = (torch.from_numpy(part.astype(np.float32)) for part in (shares, shifts, frequencies))
     module.decoder.start_at(*start)
+
+
+def _shares(totals: np.ndarray) -> np.ndarray:
+    """Shares of genes (G) by their total counts, all above zero."""
+    totals = totals + 0.1
+    return totals / totals.sum()
 
 
 def library_priors(data: CellData, schema: Schema) -> dict[str, Tensor]:

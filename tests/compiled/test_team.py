@@ -23,13 +23,6 @@ def marked(*arrays):
     team.run(mark, *arrays)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_every_part_is_done_once(threads, n):
     threads(n)

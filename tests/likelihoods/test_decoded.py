@@ -63,14 +63,10 @@ def test_compiled(softmax, inflated, theta, draws, even):
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 4])
-def test_threads_share_the_cells(n_threads):
+def test_threads_share_the_cells(n_threads, threads):
     x, *parts = given()
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
-        _, gradients = value_and_gradients(x, stored(x), parts, torch.float32, torch.ones(B))
-    finally:
-        torch.set_num_threads(before)
+    threads(n_threads)
+    _, gradients = value_and_gradients(x, stored(x), parts, torch.float32, torch.ones(B))
     _, exact = value_and_gradients(x, None, parts, torch.float64, torch.ones(B))
     for found, gradient in zip(gradients, exact, strict=True):
         torch.testing.assert_close(
@@ -100,16 +96,12 @@ def test_known_zeros_need_not_be_looked_for(draws, monkeypatch):
 
 @pytest.mark.parametrize("theta", [(G,), (B, G)], ids=["by gene", "by cell"])
 @pytest.mark.parametrize("n_threads", [1, 2])
-def test_one_cell(theta, n_threads):
+def test_one_cell(theta, n_threads, threads):
     """With a theta of its own, which is not one for all cells, nor added up by thread."""
     x, *parts = given(theta=theta)
     x, parts = x[:1], [part[:1] if part.shape[0] == B else part for part in parts]
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
-        _, gradients = value_and_gradients(x, stored(x), parts, torch.float32, torch.ones(1))
-    finally:
-        torch.set_num_threads(before)
+    threads(n_threads)
+    _, gradients = value_and_gradients(x, stored(x), parts, torch.float32, torch.ones(1))
     _, exact = value_and_gradients(x, None, parts, torch.float64, torch.ones(1))
     for found, gradient in zip(gradients, exact, strict=True):
         torch.testing.assert_close(

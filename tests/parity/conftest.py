@@ -359,12 +359,9 @@ def train_ours(adata, key, order):
 
 
 @pytest.fixture
-def one_thread():
+def one_thread(threads):
     """Threads share out sums in other ways from run to run, and training makes rounding grow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    threads(1)
 
 
 @pytest.fixture(scope="session")

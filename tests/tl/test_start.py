@@ -9,7 +9,7 @@ import torch
 import scvitl
 from scvitl.data import learn
 from scvitl.data.batches import CellData
-from scvitl.models import LDVAE, VAE
+from scvitl.models import VAE
 from scvitl.tl import _start
 
 
@@ -103,14 +103,3 @@ def test_a_batch_without_cells_and_more_batches_than_units():
     assert weight[:2, 10:].argmax(1).tolist() == [2, 3]
     assert weight[:2].count_nonzero() == 2
     assert torch.equal(weight[2:], before[2:])
-
-
-def test_linear_decoders_begin_at_the_shares(many):
-    data = CellData(many, learn(many, batch_key="batch"))
-    for bias, norm in ((False, True), (True, False), (False, False)):
-        module = LDVAE(many.n_vars, n_batch=2, bias=bias, use_batch_norm=norm)
-        _start._start_genes(module, data, torch.arange(data.n_cells))
-        shares = torch.softmax(module.decoder.affine("scale")[1], 0).detach()
-        total = many.X.sum(0).A1
-        expected = total / total.sum() if bias or norm else np.full(many.n_vars, 1 / many.n_vars)
-        np.testing.assert_allclose(shares, expected, rtol=1e-3)
