@@ -25,7 +25,7 @@ def step(record, part, parts):
 
 
 @compiled
-def move(numbers, rates, weight, grad, first, second):  # noqa: PLR0917
+def move(numbers, rates, weight, grad, first, second):
     """Some of the entries of a weight."""
     beta1, beta2, eps, decay = numbers[0], numbers[1], numbers[2], numbers[3]
     rate, root = rates[0], rates[1]
@@ -39,4 +39,4 @@ def move(numbers, rates, weight, grad, first, second):  # noqa: PLR0917
         weight[k] = w - rate * m / (np.sqrt(v) / root + eps)
 
 
-# stamp 456042f69ed8b8fe
+# stamp 3e3f72af3e6677b7

@@ -51,6 +51,10 @@ LOG = tuple(
 # A float32 as an integer: 9 bits of sign and exponent, 23 of the mantissa. Mantissas are taken from sqrt(1/2) to sqrt(2).
 MANTISSA_BITS, BIAS, MANTISSA = i4(23), i4(127), i4(0x007FFFFF)
 SQRT_HALF, FROM_ONE = i4(0x3F3504F3), i4(0x3F800000 - 0x3F3504F3)
+EXPONENT_OF_ONE = i4(0x3F800000)
+ROUND = f4(
+    3 << 22
+)  # added to a number, it leaves no room for a fraction, and the whole number in the lowest bits
 LARGE = f4(8)
 HALF_LOG_2PI = f4(0.9189385332046727)
 
@@ -58,13 +62,18 @@ HALF_LOG_2PI = f4(0.9189385332046727)
 @function
 def exp(x):
     """E to the x, for x from -87 to 88; beyond them it stays what it is there."""
-    x = min(max(x, LOWEST), HIGHEST)
-    k = i4(x * PER_LN2 + (HALF if x >= ZERO else -HALF))
-    n = f4(k)
+    return exp_within(min(max(x, LOWEST), HIGHEST))
+
+
+@function
+def exp_within(x):
+    """The same for an x that is known to be from -87 to 88."""
+    shifted = f4(x * PER_LN2 + ROUND)
+    n = shifted - ROUND
     r = x - n * LN2_HIGH
     r -= n * LN2_LOW
     y = ((((EXP[0] * r + EXP[1]) * r + EXP[2]) * r + EXP[3]) * r + EXP[4]) * r + EXP[5]
-    return (y * r * r + r + ONE) * i4(i4(k + BIAS) << MANTISSA_BITS).view(f4)
+    return (y * r * r + r + ONE) * i4(i4(shifted.view(i4) << MANTISSA_BITS) + EXPONENT_OF_ONE).view(f4)
 
 
 @function
@@ -82,8 +91,15 @@ def log(x):
 @function
 def log1p(x):
     """Logarithm of 1 + x, x >= 0, which is exact where x is small, too."""
+    return log1p_and_inverse(x)[0]
+
+
+@function
+def log1p_and_inverse(x):
+    """The same with 1 / (1 + x), of one division."""
     u = ONE + x
-    return log(u) + (x - (u - ONE)) / u
+    inverse = ONE / u
+    return log(u) + (x - (u - ONE)) * inverse, inverse
 
 
 @function
@@ -140,4 +156,4 @@ def series(x):
     return HALF * inverse + square * (f4(1 / 12) - square * (f4(1 / 120) - square * f4(1 / 252)))
 
 
-# stamp 456042f69ed8b8fe
+# stamp 3e3f72af3e6677b7

@@ -15,62 +15,39 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ONE, ZERO, exp, f4, harmonic, log, log1p, log_rising
+from .arithmetic import (
+    LOWEST,
+    ONE,
+    ZERO,
+    exp,
+    exp_within,
+    f4,
+    harmonic,
+    log,
+    log1p_and_inverse,
+    log_rising,
+)
+from .shares import EPS, means, scale, through_softmax, through_softplus
 from .team import compiled, floats, integers, kernel
 
-EPS = f4(1e-8)  # keeps logarithms finite where the softmax underflows to a mean of zero
-LANES = 32
-MAX_LOGIT = f4(60)  # beyond it counts are lost, or kept, with certainty anyway
+TILE = 512  # genes at a time, so that what is kept of them stays in the first cache
+MAX_LOGIT = f4(40)  # beyond it counts are lost, or kept, with certainty anyway
 
 
 @compiled
-def highest(x, lanes):
-    """The largest number. ``lanes`` (L) hold the largest of every L-th, since a single maximum is not vectorised."""
-    n, size = x.size // lanes.size, lanes.size
-    lanes[:] = x[0]
-    for i in range(n):
-        for j in range(size):
-            lanes[j] = max(lanes[j], x[i * size + j])
-    top = lanes[0]
-    for j in range(size):
-        top = max(top, lanes[j])
-    for g in range(n * size, x.size):
-        top = max(top, x[g])
-    return top
+def invert(theta, inverse):
+    """1 / theta."""
+    for g in range(theta.size):
+        inverse[g] = ONE / (theta[g] + EPS)
 
 
 @compiled
-def exponentials(logits, top, mean):
-    """E to the logits less the highest, and their sum."""
-    total = ZERO
-    for g in range(logits.size):
-        e = exp(logits[g] - top)
-        mean[g] = e
-        total += e
-    return total
-
-
-@compiled
-def scale(x, factor):
-    """Times a factor, in place."""
-    for g in range(x.size):
-        x[g] *= factor
-
-
-@compiled
-def softplus(logits, size, mean):
-    """Means where shares need not sum to one."""
-    for g in range(logits.size):
-        mean[g] = size * (max(logits[g], ZERO) + log1p(exp(-abs(logits[g]))))
-
-
-@compiled
-def ratios(mean, theta, share, log_share):
+def ratios(mean, theta, inverse, share, log_share):
     """Share and its logarithm, log theta - log(theta + mu)."""
     for g in range(mean.size):
-        t = theta[g] + EPS
-        share[g] = theta[g] / (t + mean[g])
-        log_share[g] = -log1p(mean[g] / t)
+        logarithm, part = log1p_and_inverse(mean[g] * inverse[g])
+        share[g] = theta[g] * inverse[g] * part
+        log_share[g] = -logarithm
 
 
 @compiled
@@ -83,18 +60,28 @@ def zeros(log_share, theta):
 
 
 @compiled
-def inflated_zeros(log_share, theta, dropout, by_a, by_dropout):
-    """Log p(0), summed, and its gradients by a and by the logits of dropout."""
-    total = ZERO
+def inflated_zeros(log_share, theta, dropout, weight, by_a, by_dropout, p):
+    """Log p(0), summed, and its gradients by a and, for a cell with a weight, by the logits of dropout; p(0) is left in ``p``."""
     for g in range(theta.size):
-        kept = exp(-min(max(dropout[g], -MAX_LOGIT), MAX_LOGIT))
-        zero = exp(theta[g] * log_share[g]) * kept
+        kept = exp_within(-min(max(dropout[g], -MAX_LOGIT), MAX_LOGIT))
+        zero = exp_within(max(theta[g] * log_share[g], LOWEST)) * kept
         above, below = ONE + zero, ONE + kept
-        of_zero, of_kept = zero / above, kept / below
-        total += log(above / below)
+        inverse = ONE / (above * below)  # divisions take longer than all else
+        of_zero, of_kept = zero * below * inverse, kept * above * inverse
         by_a[g] = of_zero
-        by_dropout[g] = of_kept - of_zero
-    return total
+        by_dropout[g] = weight * (of_kept - of_zero)
+        p[g] = above * above * inverse
+    return sum_of_logarithms(p)
+
+
+@compiled
+def sum_of_logarithms(p):
+    """Of numbers of which no two have a product too small for float32, by pairs."""
+    total, n = ZERO, p.size // 2
+    first, second = p[:n], p[n : 2 * n]
+    for g in range(n):
+        total += log(first[g] * second[g])
+    return total + (log(p[2 * n]) if 2 * n < p.size else ZERO)
 
 
 @compiled
@@ -126,20 +113,23 @@ def not_zeros(theta, log_share, dropout):
 
 
 @compiled
-def counted_by_mean(x, mean, theta):
-    """Gradient of what counts add by the logarithm of the mean, into ``mean``, and x / (theta + mu), into ``x``."""
+def counted_by_mean(x, mean, theta, share, lost):
+    """Gradient of what counts add by the logarithm of the mean, into ``mean``, and x / (theta + mu), into ``x``.
+
+    With it comes the share that was ``lost`` of the gradient of log p(0).
+    """
     for k in range(x.size):
         mu = mean[k]
         per_total = x[k] / (theta[k] + mu + EPS)
-        mean[k] = mu * (x[k] / (mu + EPS) - per_total)
+        mean[k] = mu * (x[k] / (mu + EPS) - per_total - share[k] * lost[k])
         x[k] = per_total
 
 
 @compiled
-def counted_by_theta(x, theta, out):
-    """Gradient of the gamma functions in what counts add."""
+def counted_by_theta(x, theta, share, log_share, lost, out):
+    """Gradient of the gamma functions in what counts add, with what was lost of that of log p(0)."""
     for k in range(x.size):
-        out[k] = harmonic(x[k], theta[k])
+        out[k] = harmonic(x[k], theta[k]) + (log_share[k] + ONE - share[k]) * lost[k]
 
 
 @compiled
@@ -159,29 +149,6 @@ def add_by_theta(weight, share, log_share, by_a, out):
         out[g] += weight * (log_share[g] + ONE - share[g]) * by_a[g]
 
 
-@compiled
-def total_of(x):
-    """The sum."""
-    total = ZERO
-    for g in range(x.size):
-        total += x[g]
-    return total
-
-
-@compiled
-def through_softmax(weight, ratio, mean, by_logits):
-    """From the gradient by the logarithm of the mean, with its sum in ``ratio`` to the sum of the means."""
-    for g in range(mean.size):
-        by_logits[g] = weight * (by_logits[g] - ratio * mean[g])
-
-
-@compiled
-def through_softplus(weight, size, logits, mean, by_logits):
-    """From the gradient by the logarithm of the mean."""
-    for g in range(mean.size):
-        by_logits[g] *= weight * size / (mean[g] + EPS) / (ONE + exp(-logits[g]))
-
-
 @kernel
 def log_likelihood(record, part, parts):
     """Of every cell, and, if wanted, its gradients, those by theta summed over the cells of a part where it is shared.
@@ -198,60 +165,84 @@ def log_likelihood(record, part, parts):
     start, columns, softmax = integers(record, 11), integers(record, 12), integers(record, 13)[0]
     n_cells, n_genes = logits.shape
     inflated, wanted, shared = dropout.size > 0, by_logits.size > 0, len(theta) == 1
-    dense, few = np.empty((5, n_genes), np.float32), np.empty((6, n_genes), np.float32)
-    lanes = np.empty(LANES, np.float32)
-    mean, share, log_share, by_a = dense[0], dense[1], dense[2], dense[3]
+    dense, few = np.empty((6, n_genes), np.float32), np.empty((8, n_genes), np.float32)
+    nothing = np.empty(n_genes if inflated else 0, np.float32)
+    mean, by_a, inverse = dense[0], dense[3], dense[4]
     by_a[:] = ONE
+    if shared:
+        invert(theta[0], inverse)
     for b in range(part * n_cells // parts, (part + 1) * n_cells // parts):
-        t = theta[0 if shared else b]
-        out[b] = means(logits[b], size[b], softmax, mean, lanes)
-        ratios(mean, t, share, log_share)
-        cell = b % (start.size - 1)
-        at = columns[start[cell] : start[cell + 1]]
-        n = at.size
-        x, mu, th, ls = few[0, :n], few[1, :n], few[2, :n], few[3, :n]
-        x[:] = values[start[cell] : start[cell + 1]]
-        pick(mean, at, mu)
-        pick(t, at, th)
-        pick(log_share, at, ls)
-        out[b] += counted(x, mu, th, ls)
-        if inflated:
-            q = by_dropout[b] if wanted else dense[4]
-            out[b] += inflated_zeros(log_share, t, dropout[b], by_a, q)
-            pick(dropout[b], at, few[4, :n])
-            out[b] += not_zeros(th, ls, few[4, :n])
-            for k in range(n):  # a count is certainly not lost
-                q[at[k]] += by_a[at[k]] - ONE
-                by_a[at[k]] = ONE
-        else:
-            out[b] += zeros(log_share, t)
+        t, w, cell = theta[0 if shared else b], weight[b], b % (start.size - 1)
+        if not shared:
+            invert(t, inverse)
+        pi = dropout[b] if inflated else nothing
+        by_pi = by_dropout[b] if inflated and wanted else nothing
+        by_l, by_t = (by_logits[b], by_theta[part if shared else b]) if wanted else (nothing, nothing)
+        factor = means(logits[b], size[b], softmax, mean)
+        value, total = of_genes(factor, w, t, pi, dense, by_l, by_t, by_pi)
+        at, n = columns[start[cell] : start[cell + 1]], start[cell + 1] - start[cell]
+        few[0][:n] = values[start[cell] : start[cell + 1]]
+        more, change = of_counts(w, at, t, pi, dense, few, by_l, by_t, by_pi)
+        out[b] = value + more
         if wanted:
-            if inflated:
-                scale(by_dropout[b], weight[b])
-            total = by_log_mean(mean, share, by_a, by_logits[b])
-            add_by_theta(weight[b], share, log_share, by_a, by_theta[part if shared else b])
-            counted_by_theta(x, th, few[5, :n])
-            counted_by_mean(x, mu, th)
-            for k in range(n):
-                by_logits[b, at[k]] += mu[k]
-                total += mu[k]
-                by_theta[part if shared else b, at[k]] += weight[b] * (few[5, k] - x[k])
-            by_size[b] = weight[b] * total
+            total += change
+            by_size[b] = w * total
             if softmax:
-                through_softmax(weight[b], total / size[b], mean, by_logits[b])
+                through_softmax(w, total / size[b], mean, by_l)
             else:
-                through_softplus(weight[b], size[b], logits[b], mean, by_logits[b])
+                through_softplus(w, size[b], logits[b], mean, by_l)
 
 
 @compiled
-def means(logits, size, softmax, mean, lanes):
-    """Expected counts; zero, or NaN where a logit is not finite."""
-    if softmax:
-        total = exponentials(logits, highest(logits, lanes), mean)
-        scale(mean, size / total)
-    else:
-        softplus(logits, size, mean)
-    return total_of(logits) * ZERO
+def of_genes(factor, weight, theta, dropout, dense, by_logits, by_theta, by_dropout):
+    """Log-probability that no gene has counts, and its gradient by log size; other gradients are left where they belong."""
+    value, total = factor * ZERO, ZERO
+    for first in range(0, theta.size, TILE):
+        last = min(first + TILE, theta.size)
+        mean, share, log_share = dense[0][first:last], dense[1][first:last], dense[2][first:last]
+        by_a, t = dense[3][first:last], theta[first:last]
+        scale(mean, factor)
+        ratios(mean, t, dense[4][first:last], share, log_share)
+        if dropout.size > 0:
+            value += inflated_zeros(
+                log_share, t, dropout[first:last], weight, by_a, by_dropout[first:last], dense[5][first:last]
+            )
+        else:
+            value += zeros(log_share, t)
+        if by_logits.size > 0:
+            total += by_log_mean(mean, share, by_a, by_logits[first:last])
+            add_by_theta(weight, share, log_share, by_a, by_theta[first:last])
+    return value, total
 
 
-# stamp 456042f69ed8b8fe
+@compiled
+def of_counts(weight, at, theta, dropout, dense, few, by_logits, by_theta, by_dropout):
+    """What the counts ``few[0]``, of the genes ``at``, change in all this."""
+    n = at.size
+    x, mean, t, log_share = few[0][:n], few[1][:n], few[2][:n], few[3][:n]
+    share, lost, pi, by_t = few[4][:n], few[5][:n], few[6][:n], few[7][:n]
+    pick(dense[0], at, mean)
+    pick(theta, at, t)
+    pick(dense[2], at, log_share)
+    value, total = counted(x, mean, t, log_share), ZERO
+    if dropout.size > 0:
+        pick(dropout, at, pi)
+        value += not_zeros(t, log_share, pi)
+    if by_logits.size == 0:
+        return value, total
+    pick(dense[1], at, share)
+    lost[:] = ZERO
+    if dropout.size > 0:
+        for k in range(at.size):  # a count is no zero, of which dropout takes some of the gradient
+            lost[k] = ONE - dense[3][at[k]]
+            by_dropout[at[k]] -= weight * lost[k]
+    counted_by_theta(x, t, share, log_share, lost, by_t)
+    counted_by_mean(x, mean, t, share, lost)
+    for k in range(at.size):
+        by_logits[at[k]] += mean[k]
+        total += mean[k]
+        by_theta[at[k]] += weight * (by_t[k] - x[k])
+    return value, total
+
+
+# stamp 3e3f72af3e6677b7

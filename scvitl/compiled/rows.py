@@ -1,10 +1,26 @@
-"""Products of counts, kept by cell, with a matrix, and their gradient."""
+"""Counts kept by cell: some of the cells, products with a matrix, and gradients of these."""
 
 from __future__ import annotations
 
-from .team import floats, integers, kernel
+from .team import floats, integers, kernel, longs
 
 AT_ONCE = 4  # counts, so that sums are read and written less often
+
+
+@kernel
+def gather(record, part, parts):
+    """Columns and values of some rows, one after the other; rows are shared out.
+
+    Arrays: columns and values, where every row begins in them, and the last ends; where it begins in the columns and values
+    of all rows, and these.
+    """
+    columns, values, start = integers(record, 0), floats(record, 1)[0], integers(record, 2)
+    begin, from_columns, from_values = longs(record, 3), integers(record, 4), floats(record, 5)[0]
+    for b in range(part * begin.size // parts, (part + 1) * begin.size // parts):
+        at = begin[b] - start[b]
+        for k in range(start[b], start[b + 1]):
+            columns[k] = from_columns[at + k]
+            values[k] = from_values[at + k]
 
 
 @kernel
@@ -58,4 +74,4 @@ def gradient(record, part, parts):
                     w[j] += v * row[j]
 
 
-# stamp 456042f69ed8b8fe
+# stamp 3e3f72af3e6677b7

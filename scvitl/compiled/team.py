@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # A record: kernel, parts handed out so far, parts, then address, rows and columns of every array.
 KERNEL, HANDED_OUT, PARTS, HEAD, ENTRY = 0, 1, 2, 3, 3
 LONGEST = 1 << 16  # numbers in a record, at most
-DTYPES = torch.float32, torch.int32
+DTYPES = torch.float32, torch.int16, torch.int32, torch.int64
 # Sums may be taken in any order, which lets the processor add many numbers at once.
 COMPILED: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}, "cache": True}
 compiled = numba.njit(nogil=True, **COMPILED)
@@ -112,21 +112,52 @@ def floats(record, i):
 
 @compiled
 def integers(record, i):
-    """The same for an array of integers, of one dimension."""
+    """The same for an array of integers of 32 bits, of one dimension."""
     numbers = numba.carray(record, (LONGEST,))
     at = HEAD + ENTRY * i
     return numba.carray(_pointer(numbers[at]), (numbers[at + 1] * numbers[at + 2],), np.int32)
 
 
-def run(kernel: Callback, *arrays: Tensor) -> None:
-    """Run a kernel on contiguous tensors of float32 or int32, with as many parts as `n_parts` says."""
-    entries = [number for array in arrays for number in _entry(array)]
-    parts = n_parts()
-    record = np.array([kernel.compiled.address, 0, parts, *entries], np.int64)
-    if parts == 1:
-        MEMBER.compiled.ctypes(record.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
-    else:
-        _openmp()(MEMBER.compiled.address, record.ctypes.data, parts, 0)
+@compiled
+def longs(record, i):
+    """The same for an array of integers of 64 bits, of one dimension."""
+    numbers = numba.carray(record, (LONGEST,))
+    at = HEAD + ENTRY * i
+    return numba.carray(_pointer(numbers[at]), (numbers[at + 1] * numbers[at + 2],), np.int64)
+
+
+@compiled
+def shorts(record, i):
+    """The array number ``i`` of integers of 16 bits, of two dimensions."""
+    numbers = numba.carray(record, (LONGEST,))
+    at = HEAD + ENTRY * i
+    return numba.carray(_pointer(numbers[at]), (numbers[at + 1], numbers[at + 2]), np.int16)
+
+
+class Call:
+    """A kernel on contiguous tensors of `DTYPES`, which must live as long as it is called."""
+
+    def __init__(self, kernel: Callback, *arrays: Tensor) -> None:
+        entries = [number for array in arrays for number in _entry(array)]
+        self.record = np.array([kernel.compiled.address, 0, 0, *entries], np.int64)
+
+    def replace(self, i: int, array: Tensor) -> None:
+        """Take another tensor of the same kind for the one number ``i``."""
+        self.record[HEAD + ENTRY * i] = array.data_ptr()
+
+    def __call__(self, parts: int | None = None) -> None:
+        """Run in ``parts``, or as many as `n_parts` says."""
+        parts = parts or n_parts()
+        self.record[HANDED_OUT], self.record[PARTS] = 0, parts
+        if parts == 1:
+            MEMBER.compiled.ctypes(self.record.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
+        else:
+            _openmp()(MEMBER.compiled.address, self.record.ctypes.data, parts, 0)
+
+
+def run(kernel: Callback, *arrays: Tensor, parts: int | None = None) -> None:
+    """Run a kernel once, in as many parts as `n_parts` says, or in one where there is too little work to share."""
+    Call(kernel, *arrays)(parts)
 
 
 def n_parts() -> int:
@@ -135,10 +166,12 @@ def n_parts() -> int:
 
 
 def _entry(array: Tensor) -> tuple[int, int, int]:
-    if array.dtype not in DTYPES or not array.is_contiguous() or array.device.type != "cpu":
-        msg = f"expected a contiguous tensor of float32 or int32 on the CPU, found {array.dtype} on {array.device}"
+    if array.dtype not in DTYPES or not array.is_contiguous() or not array.is_cpu:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        msg = f"expected a contiguous tensor of {known} on the CPU, found {array.dtype} on {array.device}"
         raise TypeError(msg)
-    return array.data_ptr(), *((1, len(array)) if array.ndim == 1 else array.shape)
+    shape = array.shape
+    return array.data_ptr(), shape[0] if len(shape) == 2 else 1, shape[-1]
 
 
 @cache
@@ -153,4 +186,4 @@ def _openmp() -> Callable[[int, int, int, int], None] | None:
     return start
 
 
-# stamp 456042f69ed8b8fe
+# stamp 3e3f72af3e6677b7

@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..compiled import rows
 from ..compiled.stored import Stored
+from ..compiled.team import run
 from ..models.cells import Cells
 from .counts import find_counts
 from .schema import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import anndata as ad
     from torch import Tensor
@@ -68,8 +70,9 @@ class CellData:
         self.measured = pd.Index(schema.genes).isin(adata.var_names)  # (G,); the others count as 0
         self.device = torch.device(device)
         self.counts = counts
-        if counts is not None and self.device.type != "cpu":
-            self._load(to)
+        if counts is not None:
+            self.indptr = np.asarray(counts.indptr, np.int64)
+            self.indices, self.values = to(counts.indices, torch.int32), to(counts.data, torch.float32)
         self.posterior = None if counts is not None else [to(part, torch.float32) for part in posterior]
         self.library = to(np.log(np.asarray(total, np.float64)).reshape(-1, 1), torch.float32)
         self.batch = to(codes.batch, torch.int64)
@@ -79,21 +82,15 @@ class CellData:
         self.proteins = None if codes.proteins is None else to(codes.proteins, torch.float32)
         self.panel = to(codes.panel, torch.int64)
 
-    def _load(self, to: Callable[[np.ndarray, torch.dtype], Tensor]) -> None:
-        """Put the counts on the device."""
-        self.indptr = to(self.counts.indptr, torch.int64)
-        self.indices = to(self.counts.indices, torch.int32)
-        self.values = to(self.counts.data, torch.float32)
-
     def gather(self, index: Tensor, *, counts: bool = True) -> Cells:
-        """The cells at ``index`` (B,), on the device, with dense ``counts`` (B, G) or the posterior in their place.
+        """The cells at ``index`` (B,), on the device, with their ``counts`` or the posterior in their place.
 
         Without ``counts``, neither.
         """
-        x, stored = self._dense(index) if counts and self.counts is not None else (None, None)
+        stored = self._stored(index) if counts and self.counts is not None else None
         index = index.to(self.device)
         return Cells(
-            x,
+            stored,
             self.library[index],
             self.batch[index],
             self.labels[index],
@@ -102,35 +99,30 @@ class CellData:
             tuple(part[index] for part in self.posterior) if counts and self.posterior is not None else None,
             self.proteins[index] if counts and self.proteins is not None else None,
             self.panel[index],
-            stored,
         )
 
-    def _dense(self, index: Tensor) -> tuple[Tensor, Stored]:
-        """Counts of the cells at ``index``, (B, G), and those of them that are not zero."""
-        if self.device.type == "cpu":
-            # SciPy does in one pass what takes torch several.
-            part = self.counts[index.numpy()]
-            start, columns = (torch.from_numpy(values).int() for values in (part.indptr, part.indices))
-            return torch.from_numpy(part.toarray()), Stored(start, columns, torch.from_numpy(part.data))
-        return self._dense_there(index)
-
-    def _dense_there(self, index: Tensor) -> tuple[Tensor, Stored]:
-        """The same from the counts on the device."""
-        # How many values there are is known from the copy on the CPU, so that the device is not waited for.
+    def _stored(self, index: Tensor) -> Stored:
+        """Counts of the cells at ``index``."""
+        # Row pointers are kept on the CPU: how many values there are is known there, and a device not waited for.
         cells = index.cpu().numpy()
-        n = int((self.counts.indptr[cells + 1] - self.counts.indptr[cells]).sum())
-        index = index.to(self.device)
-        start = self.indptr[index]
-        length = self.indptr[index + 1] - start
-        # Row of each of the n stored values in the minibatch, and its place in the CSR, both (n,).
-        row = torch.repeat_interleave(length, output_size=n)
-        before = torch.cumsum(length, 0) - length
-        at = torch.arange(len(row), device=self.device) + (start - before)[row]
-        x = torch.zeros(len(index) * self.n_genes, device=self.device)
-        columns, values = self.indices[at], self.values[at]
-        x[row * self.n_genes + columns] = values
-        start = torch.cat([before, before[-1:] + length[-1:]]).int()
-        return x.view(len(index), self.n_genes), Stored(start, columns, values)
+        begin = self.indptr[cells]
+        start = np.zeros(len(cells) + 1, np.int32)
+        np.cumsum(self.indptr[cells + 1] - begin, out=start[1:])
+        pick = self._pick if self.device.type == "cpu" else self._pick_there
+        return pick(torch.from_numpy(start), torch.from_numpy(begin), int(start[-1]))
+
+    def _pick(self, start: Tensor, begin: Tensor, n: int) -> Stored:
+        """The ``n`` counts of cells (B,) that ``begin`` at these places in all, and shall ``start`` at those (B + 1,)."""
+        columns, values = torch.empty(n, dtype=torch.int32), torch.empty(n)
+        run(rows.gather, columns, values, start, begin, self.indices, self.values)
+        return Stored(start, columns, values, self.n_genes)
+
+    def _pick_there(self, start: Tensor, begin: Tensor, n: int) -> Stored:
+        """The same on another device."""
+        start = start.to(self.device)
+        before = (begin.to(self.device) - start[:-1]).repeat_interleave(start.diff(), output_size=n)
+        at = torch.arange(n, device=self.device) + before  # (n,)
+        return Stored(start, self.indices[at], self.values[at], self.n_genes)
 
 
 def minibatches(index: Tensor, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:

@@ -14,18 +14,18 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ..compiled import negative_binomial
+from ..compiled.stored import Stored
 from ..compiled.team import n_parts, run
 from . import nb, zinb
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..compiled.stored import Stored
+ROUNDING = 1e-6  # relative, of a number in float32
 
 
 def log_likelihood(
-    x: Tensor,
-    stored: Stored | None,
+    counts: Tensor | Stored,
     logits: Tensor,
     library: Tensor,
     theta: Tensor,
@@ -33,15 +33,16 @@ def log_likelihood(
     *,
     softmax: bool = True,
 ) -> Tensor:
-    """Of counts ``x`` (B, G), also as ``stored``, summed over genes, (..., B).
+    """Of ``counts`` (B, G), summed over genes, (..., B).
 
     ``logits`` and ``dropout`` are (..., B, G), ``library`` (..., B, 1), ``theta`` (G) or (..., B, G).
     """
-    if stored is not None and logits.device.type == "cpu" and logits.dtype == torch.float32:
-        return _Decoded.apply(stored, logits, library, theta, dropout, softmax)
+    stored = isinstance(counts, Stored)
+    if stored and logits.device.type == "cpu" and logits.dtype == torch.float32:
+        return _Decoded.apply(counts, logits, library, theta, dropout, softmax)
     scale = torch.softmax(logits, dim=-1) if softmax else torch.nn.functional.softplus(logits)
     mu = torch.exp(library) * scale
-    at = None if stored is None else stored.at(x.shape[1])
+    x, at = (counts.dense, counts.at()) if stored else (counts, None)
     if dropout is None:
         return nb.log_likelihood(x, mu, theta, at)
     return zinb.log_likelihood(x, mu, theta, dropout, at)
@@ -67,7 +68,10 @@ class _Decoded(torch.autograd.Function):
         theta = (theta if theta.ndim == 1 else theta.expand(shape)).contiguous().view(-1, shape[-1])
         dropout = rows[:0] if dropout is None else dropout.expand(shape).contiguous().view(-1, shape[-1])
         inputs, wanted = (rows, size, theta, dropout), any(ctx.needs_input_grad)
-        out, *ctx.gradients = _run(stored, *inputs, torch.ones_like(size), softmax=softmax, wanted=wanted)
+        # most likely the cells count alike in a mean that is to be made small
+        ctx.guess = -1 / len(size)
+        weight = torch.full_like(size, ctx.guess)
+        out, *ctx.gradients = _run(stored, *inputs, weight, softmax=softmax, wanted=wanted)
         ctx.save_for_backward(*inputs)
         return out.view(shape[:-1])
 
@@ -75,10 +79,11 @@ class _Decoded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad.reshape(-1)
-        # Of cells that weigh alike, as in a mean, they are made already; they serve once, since they are changed in place.
+        # They serve once, since whoever takes them may change them.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is not None and bool((grad == grad[0]).all()):
-            gradients = [part.mul_(grad[0]) for part in gradients]
+            factor = float(grad[0]) / ctx.guess
+            gradients = gradients if abs(factor - 1) < ROUNDING else [part * factor for part in gradients]
         else:
             _, *gradients = _run(ctx.stored, *ctx.saved_tensors, grad, softmax=ctx.softmax, wanted=True)
         logits, library, theta, dropout = ctx.shapes

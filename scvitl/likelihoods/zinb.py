@@ -20,9 +20,7 @@ from .nb import EPS, Nonzeros
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_LOGIT = (
-    60.0  # e^60 fits float32 with room for sums; beyond it counts are lost, or kept, with certainty anyway
-)
+MAX_LOGIT = 40.0  # e^40 squared fits float32; beyond it counts are lost, or kept, with certainty anyway
 
 
 def log_likelihood(x: Tensor, mu: Tensor, theta: Tensor, pi: Tensor, at: Tensor | None = None) -> Tensor:

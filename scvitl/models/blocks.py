@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import hidden
 from .sparse import Counts, by_row
 
 if TYPE_CHECKING:
@@ -37,11 +38,17 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=generator)
             return x * kept.div_(1 - self.p)
-        # 64 random bits make four numbers of 16 bits, in a tenth of the time that as many of 32 take
-        n = -(-x.numel() // 4)
-        bits = torch.empty(n, dtype=torch.int64, device=x.device).random_(-(2**63), None, generator=generator)
-        kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= round(self.p * 2**16) - 2**15
+        kept = self.noise(x.shape, generator) >= round(self.p * 2**16) - 2**15
         return x * kept * (1 / (1 - self.p))
+
+    def noise(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor | None:
+        """A whole number of 16 random bits for each of the units on the CPU, if any are to be left out."""
+        if self.p == 0:
+            return None
+        # 64 bits make four numbers, in a tenth of the time that as many of 32 take
+        n = shape.numel()
+        bits = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+        return bits.view(torch.int16)[:n].view(shape)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -70,6 +77,10 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor | Counts, generator: torch.Generator | None = None) -> Tensor:
         h = x.through(self.linear) if isinstance(x, Counts) else self.linear(x)  # (..., B, n_out)
+        usual = self.batch_norm is not None and self.layer_norm is None and self.use_activation
+        if usual and hidden.fits(h, self.batch_norm):
+            noise = self.dropout.noise(h.shape, generator)
+            return hidden.through(h, self.batch_norm, noise, self.dropout.p)
         if self.batch_norm is not None:
             # Batch norm takes (N, n_out); with Monte-Carlo samples (S, B, n_out) the model is in eval mode, where
             # it is the same affine map for every row.
@@ -181,8 +192,12 @@ def log_normal(x: Tensor, mean: Tensor | float, variance: Tensor | float) -> Ten
 
 
 def kl_normal(
-    mean: Tensor, variance: Tensor, prior_mean: Tensor | float = 0.0, prior_variance: Tensor | float = 1.0
+    mean: Tensor,
+    variance: Tensor,
+    prior_mean: Tensor | float | None = None,
+    prior_variance: Tensor | float | None = None,
 ) -> Tensor:
-    """KL divergence between diagonal normals, summed over the last dimension."""
-    ratio = variance / prior_variance
-    return 0.5 * (ratio + (mean - prior_mean) ** 2 / prior_variance - 1 - torch.log(ratio)).sum(-1)
+    """KL divergence from diagonal normals, the standard one if no other, summed over the last dimension."""
+    if prior_variance is not None:  # in its units
+        mean, variance = (mean - prior_mean) / prior_variance**0.5, variance / prior_variance
+    return 0.5 * (variance + mean**2 - 1 - torch.log(variance)).sum(-1)

@@ -145,8 +145,7 @@ class SCARVAE(VAE):
         posterior = self.encode(cells, generator)
         z, _ = posterior.draw(generator=generator)
         h = self.decode(z, cells)
-        n_genes = cells.x.shape[1]
-        stored = cells.x.flatten().nonzero().squeeze(-1) if cells.stored is None else cells.stored.at(n_genes)
+        stored = cells.x.flatten().nonzero().squeeze(-1) if cells.stored is None else cells.stored.at()
         reconstruction = -mixture.log_likelihood(
             cells.x,
             stored,

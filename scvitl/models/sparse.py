@@ -31,7 +31,6 @@ class Counts:
     """What an encoder sees of B cells: counts, as they are or transformed, and further columns."""
 
     stored: Stored
-    n_genes: int
     columns: Tensor  # (B, c)
 
     def log1p(self) -> Counts:
@@ -51,7 +50,7 @@ class Counts:
 
     def through(self, linear: nn.Linear) -> Tensor:
         """What a linear layer makes of them, (B, H)."""
-        weight, n = linear.weight, self.n_genes
+        weight, n = linear.weight, self.stored.n_genes
         if weight.shape[1] == n:
             h = _Product.apply(self.stored, weight)
         else:
@@ -66,12 +65,12 @@ def by_row(linear: nn.Linear) -> None:
 
 def counts(cells: Cells) -> Tensor | Counts:
     """The counts of ``cells``, dense where that is faster."""
-    x, stored = cells.x, cells.stored
-    if stored is None or x.device.type != "cpu" or x.dtype != torch.float32:
-        return x
-    if len(stored.columns) > MAX_DENSITY * x.numel():
-        return x
-    return Counts(stored, x.shape[1], x[:, :0])
+    stored, n_cells = cells.stored, len(cells.library)
+    if stored is None or stored.values.device.type != "cpu" or stored.values.dtype != torch.float32:
+        return cells.x
+    if len(stored.columns) > MAX_DENSITY * n_cells * stored.n_genes:
+        return cells.x
+    return Counts(stored, cells.continuous[:, :0])
 
 
 class _Product(torch.autograd.Function):

@@ -172,7 +172,7 @@ class TOTALVAE(VAE):
         genes, proteins = (part.log1p() for part in parts) if self.log_variational else parts
         both = append(genes, proteins)
         if not self.encode_covariates:
-            return both, cells.x[:, :0]
+            return both, cells.continuous[:, :0]
         dense, columns = self.covariates(cells, cells.batch)
         return append(both, dense), columns
 

@@ -165,7 +165,7 @@ class VAE(nn.Module):
         """What the encoders see: counts with dense columns, and one-hot columns for every layer."""
         x = counts(cells).log1p() if self.log_variational else counts(cells)  # (B, G)
         if not self.encode_covariates:
-            return x, cells.x[:, :0]
+            return x, cells.continuous[:, :0]
         dense, columns = self.covariates(cells, cells.batch)
         return append(x, dense), columns
 
@@ -233,7 +233,7 @@ class VAE(nn.Module):
             return self.log_likelihood(cells.x, self.expression(h, library, cells))
         logits, dropout = self.decoder.logits(h)
         theta, softmax = self.theta(h, cells.batch, cells.labels), self.decoder.softmax
-        return decoded.log_likelihood(cells.x, cells.stored, logits, library, theta, dropout, softmax=softmax)
+        return decoded.log_likelihood(cells.counts, logits, library, theta, dropout, softmax=softmax)
 
     def log_weight(
         self,

@@ -89,7 +89,7 @@ def _elsewhere(
     z, library = posterior.draw(generator=generator)
     # A normal likelihood may draw less than nothing, of which there is no logarithm.
     x = model.sample(model.generative(z, library, cells, batch=batch), generator).clamp_min(0)
-    return replace(cells, x=torch.where((batch == cells.batch)[:, None], cells.x, x), batch=batch)
+    return replace(cells, counts=torch.where((batch == cells.batch)[:, None], cells.x, x), batch=batch)
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 15) -> float:

@@ -67,12 +67,12 @@ class _Seen:
     """The counts above zero of some cells, with native and ambient shares of their genes, and ambient shares of the cells."""
 
     def __init__(self, cells: Cells, native: Tensor, ambient: Tensor, decoded: Tensor) -> None:
-        row, gene, self.shape = cells.stored.rows(), cells.stored.columns, cells.x.shape
+        row, gene, self.shape = cells.stored.rows(), cells.stored.columns, native.shape
         batch = row if len(ambient) > 1 else torch.zeros_like(row)
         values = (cells.stored.values, native[row, gene], ambient[batch, gene])
         self.counts, self.native, self.ambient = (part.cpu().numpy() for part in values)
         self.gene, self.indptr = gene.cpu().numpy(), cells.stored.start.cpu().numpy()
-        self.shares, decoded = np.empty(len(cells.x)), decoded.cpu().double().numpy()
+        self.shares, decoded = np.empty(len(decoded)), decoded.cpu().double().numpy()
         where = (self.counts, self.native, self.ambient, self.indptr)
         # What is beyond explaining depends on the shares, which settle anew without it.
         thinning.settle(*where, decoded, self.shares)

@@ -79,7 +79,7 @@ def marginal_ll_of(
     model: VAE, cells: Cells, posterior: Posterior, n_mc_samples: int, generator: torch.Generator
 ) -> Tensor:
     """Log p(x) of one block of cells, (B,)."""
-    draws = max(1, BLOCK_ENTRIES // (len(cells.x) * model.width))
+    draws = max(1, BLOCK_ENTRIES // (len(cells.library) * model.width))
     logs = []
     for start in range(0, n_mc_samples, draws):
         z, library = posterior.draw(min(draws, n_mc_samples - start), generator)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..compiled import adam
-from ..compiled.team import run
+from ..compiled.team import Call
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,6 +22,16 @@ class Adam(torch.optim.Adam):
     Torch's fused step copies weights whose entries have another order in memory than their indices.
     """
 
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.calls: dict[tuple[int, ...], tuple[Call, Tensor, Tensor]] = {}
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight.grad = None
+
     @torch.no_grad()
     def step(self) -> None:  # no closure has a user here
         """One step of every weight that has a gradient."""
@@ -29,23 +39,35 @@ class Adam(torch.optim.Adam):
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if not weights:
                 continue
-            arrays = [array for weight in weights for array in self._arrays(weight)]
+            call, numbers, rates = self._call(weights)
             beta1, beta2 = group["betas"]
-            steps = [self.state[weight]["step"] for weight in weights]
-            rates = [(group["lr"] / (1 - beta1**n), math.sqrt(1 - beta2**n)) for n in steps]
-            numbers = beta1, beta2, group["eps"], group["weight_decay"]
-            run(adam.step, torch.tensor(numbers), torch.tensor(rates), *arrays)
+            numbers.numpy()[:] = beta1, beta2, group["eps"], group["weight_decay"]
+            steps, grads = rates.numpy(), [_like(weight) for weight in weights]
+            for i, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
+                state = self.state[weight]
+                state["step"] = n = state["step"] + 1
+                steps[i] = group["lr"] / (1 - beta1**n), math.sqrt(1 - beta2**n)
+                call.replace(4 * i + 3, grad)
+            call()
 
-    def _arrays(self, weight: Tensor) -> list[Tensor]:
-        """A weight, its gradient and its moments, one-dimensional in the order of memory."""
-        state, grad = self.state[weight], weight.grad
-        if not state:
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
-            state["step"] = 0
-        state["step"] += 1
-        if grad.stride() != weight.stride():
-            grad = torch.empty_like(weight).copy_(grad)
-        return [_in_memory(array) for array in (weight, grad, state["exp_avg"], state["exp_avg_sq"])]
+    step.hooked = (
+        True  # keeps torch from wrapping it in what its profiler needs, which takes as long as half the step
+    )
+
+    def _call(self, weights: list[Tensor]) -> tuple[Call, Tensor, Tensor]:
+        """The compiled step of these weights, with the numbers and the rates that it reads."""
+        key = tuple(weight.data_ptr() for weight in weights)
+        if key not in self.calls:
+            arrays, numbers, rates = [], torch.empty(4), torch.empty(len(weights), 2)
+            for weight in weights:
+                state = self.state[weight]
+                if not state:
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+                    state["step"] = 0
+                # the gradient's place is held by the weight itself
+                arrays += map(_in_memory, (weight, weight, state["exp_avg"], state["exp_avg_sq"]))
+            self.calls[key] = Call(adam.step, numbers, rates, *arrays), numbers, rates
+        return self.calls[key]
 
 
 def optimizer(model: nn.Module, plan: Plan) -> torch.optim.Adam:
@@ -59,6 +81,12 @@ def optimizer(model: nn.Module, plan: Plan) -> torch.optim.Adam:
         weight_decay=plan.weight_decay,
         fused=None if here else True,
     )
+
+
+def _like(weight: Tensor) -> Tensor:
+    """The gradient of a weight, in the same order of memory."""
+    grad = weight.grad
+    return grad if grad.stride() == weight.stride() else torch.empty_like(weight).copy_(grad)
 
 
 def _in_memory(array: Tensor) -> Tensor:

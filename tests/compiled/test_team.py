@@ -48,5 +48,5 @@ def test_without_openmp(threads, monkeypatch):
 )
 def test_other_arrays_are_refused(array):
     """Of these, the compiled loop would read what is not there."""
-    with pytest.raises(TypeError, match="contiguous tensor of float32 or int32 on the CPU"):
+    with pytest.raises(TypeError, match=r"contiguous tensor of float32, .* on the CPU"):
         marked(array, torch.zeros(1, dtype=torch.int32))

@@ -13,9 +13,7 @@ B, G = 9, 70
 
 
 def stored(x):
-    counts = sp.csr_matrix(x.float().numpy())
-    parts = (torch.from_numpy(part) for part in (counts.indptr, counts.indices, counts.data))
-    return Stored(*parts)
+    return Stored.of(sp.csr_matrix(x.numpy()))
 
 
 def given(*, draws=(), theta=(G,), inflated=True):
@@ -32,9 +30,9 @@ def given(*, draws=(), theta=(G,), inflated=True):
     return x, 2 * normal(*draws, B, G), 4 + normal(B, 1), torch.exp(1.5 * normal(*theta)), dropout
 
 
-def value_and_gradients(x, stored, parts, dtype, weight, **options):
+def value_and_gradients(counts, parts, dtype, weight, **options):
     parts = [None if part is None else part.detach().to(dtype).requires_grad_() for part in parts]
-    value = decoded.log_likelihood(x.to(dtype), stored, *parts, **options)
+    value = decoded.log_likelihood(counts, *parts, **options)
     (value * weight.to(dtype)).sum().backward()
     return value, [part.grad for part in parts if part is not None]
 
@@ -52,8 +50,8 @@ def test_compiled(softmax, inflated, theta, draws, even):
         if even
         else torch.linspace(-2, 1, 3 * B)[: 3 ** len(draws) * B].view(*draws, B)
     )
-    value, gradients = value_and_gradients(x, stored(x), parts, torch.float32, weight, softmax=softmax)
-    expected, exact = value_and_gradients(x, None, parts, torch.float64, weight, softmax=softmax)
+    value, gradients = value_and_gradients(stored(x), parts, torch.float32, weight, softmax=softmax)
+    expected, exact = value_and_gradients(x.double(), parts, torch.float64, weight, softmax=softmax)
     # of a count of 4000, terms of 33,000 are subtracted from each other
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-2)
     for found, gradient in zip(gradients, exact, strict=True):
@@ -66,8 +64,8 @@ def test_compiled(softmax, inflated, theta, draws, even):
 def test_threads_share_the_cells(n_threads, threads):
     x, *parts = given()
     threads(n_threads)
-    _, gradients = value_and_gradients(x, stored(x), parts, torch.float32, torch.ones(B))
-    _, exact = value_and_gradients(x, None, parts, torch.float64, torch.ones(B))
+    _, gradients = value_and_gradients(stored(x), parts, torch.float32, torch.ones(B))
+    _, exact = value_and_gradients(x.double(), parts, torch.float64, torch.ones(B))
     for found, gradient in zip(gradients, exact, strict=True):
         torch.testing.assert_close(
             found.double(), gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item()
@@ -80,7 +78,7 @@ def test_gradients_are_differences(softmax, inflated):
     x, *parts = given(inflated=inflated)
     parts = [part.double().requires_grad_() for part in parts if part is not None]
     assert torch.autograd.gradcheck(
-        lambda *parts: decoded.log_likelihood(x.double(), None, *parts, softmax=softmax), parts
+        lambda *parts: decoded.log_likelihood(x.double(), *parts, softmax=softmax), parts
     )
 
 
@@ -88,9 +86,9 @@ def test_gradients_are_differences(softmax, inflated):
 def test_known_zeros_need_not_be_looked_for(draws, monkeypatch):
     """As on a GPU, which would be waited for."""
     x, *parts = given(draws=draws)
-    expected = decoded.log_likelihood(x.double(), None, *(part.double() for part in parts))
+    expected = decoded.log_likelihood(x.double(), *(part.double() for part in parts))
     monkeypatch.setattr(torch.Tensor, "nonzero", None)
-    found = decoded.log_likelihood(x.double(), stored(x), *(part.double() for part in parts))
+    found = decoded.log_likelihood(stored(x.double()), *(part.double() for part in parts))
     torch.testing.assert_close(found, expected)
 
 
@@ -101,8 +99,8 @@ def test_one_cell(theta, n_threads, threads):
     x, *parts = given(theta=theta)
     x, parts = x[:1], [part[:1] if part.shape[0] == B else part for part in parts]
     threads(n_threads)
-    _, gradients = value_and_gradients(x, stored(x), parts, torch.float32, torch.ones(1))
-    _, exact = value_and_gradients(x, None, parts, torch.float64, torch.ones(1))
+    _, gradients = value_and_gradients(stored(x), parts, torch.float32, torch.ones(1))
+    _, exact = value_and_gradients(x.double(), parts, torch.float64, torch.ones(1))
     for found, gradient in zip(gradients, exact, strict=True):
         torch.testing.assert_close(
             found.double(), gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item()
@@ -112,7 +110,7 @@ def test_one_cell(theta, n_threads, threads):
 def test_a_second_backward_gives_the_same():
     x, *parts = given()
     logits = parts[0].requires_grad_()
-    value = decoded.log_likelihood(x, stored(x), logits, *parts[1:]).mean()
+    value = decoded.log_likelihood(stored(x), logits, *parts[1:]).mean()
     first, again = (torch.autograd.grad(value, logits, retain_graph=True)[0] for _ in range(2))
     torch.testing.assert_close(first, again)
 
@@ -121,13 +119,8 @@ def test_a_second_backward_gives_the_same():
 def test_nearly_poisson(theta):
     """Where theta is large, theta log(theta / (theta + mu)) is -mu, and not what is left of a rounded logarithm."""
     logits = torch.zeros(1, 1000)
-    x, nothing = (
-        torch.zeros(1, 1000),
-        Stored(torch.zeros(2, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), torch.zeros(0)),
-    )
-    value = decoded.log_likelihood(
-        x, nothing, logits, torch.tensor([[0.5]]).log(), torch.full((1000,), theta)
-    )
+    nothing = stored(torch.zeros(1, 1000))
+    value = decoded.log_likelihood(nothing, logits, torch.tensor([[0.5]]).log(), torch.full((1000,), theta))
     torch.testing.assert_close(value, torch.tensor([-0.5]), rtol=1e-4, atol=0)
 
 
@@ -137,10 +130,10 @@ def test_only_values_where_no_gradient_is_wanted(monkeypatch):
     monkeypatch.setattr(decoded, "run", lambda *given: (wanted.append(given[7].numel()), run(*given)))
     x, *parts = given()
     with torch.no_grad():
-        value = decoded.log_likelihood(x, stored(x), *parts)
-    decoded.log_likelihood(x, stored(x), parts[0].requires_grad_(), *parts[1:])
+        value = decoded.log_likelihood(stored(x), *parts)
+    decoded.log_likelihood(stored(x), parts[0].requires_grad_(), *parts[1:])
     assert wanted == [0, B * G]
-    torch.testing.assert_close(value, decoded.log_likelihood(x, None, *parts), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(value, decoded.log_likelihood(x, *parts), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("logit", [-1e4, -200.0, 200.0, 1e4])
@@ -148,7 +141,7 @@ def test_only_values_where_no_gradient_is_wanted(monkeypatch):
 def test_extremes_stay_finite(logit, part):
     x, *parts = given()
     parts[part][:, 7] = logit
-    value, gradients = value_and_gradients(x, stored(x), parts, torch.float32, torch.ones(B))
+    value, gradients = value_and_gradients(stored(x), parts, torch.float32, torch.ones(B))
     assert value.isfinite().all()
     assert all(gradient.isfinite().all() for gradient in gradients)
 
@@ -158,5 +151,5 @@ def test_what_is_not_finite_shows(bad):
     """In the loss of the cell, by which training knows that it diverged."""
     x, *parts = given()
     parts[0][3, 5] = bad
-    value = decoded.log_likelihood(x, stored(x), *parts)
+    value = decoded.log_likelihood(stored(x), *parts)
     assert value.isfinite().tolist() == [cell != 3 for cell in range(B)]

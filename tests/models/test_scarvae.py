@@ -25,7 +25,7 @@ def cells(n_batch=K, dtype=torch.float32, **replaced):
     x = torch.from_numpy(rng.poisson(rng.gamma(0.5, 6.0, (B, G)))).to(dtype)
     x[:, 0] += 1
     values = {
-        "x": x,
+        "counts": x,
         "library": x.sum(1, keepdim=True).log(),
         "batch": torch.arange(B) % n_batch,
         "labels": torch.zeros(B, dtype=torch.int64),
@@ -296,9 +296,7 @@ def test_gradients_of_the_loss(activation, n_batch, stored, monkeypatch):
     module = model(n_batch, torch.float64, scale_activation=activation)
     given = cells(n_batch, torch.float64)
     if stored:
-        counts = sp.csr_matrix(given.x.numpy())
-        parts = (torch.from_numpy(part) for part in (counts.indptr, counts.indices, counts.data))
-        given = cells(n_batch, torch.float64, stored=Stored(*parts))
+        given = cells(n_batch, torch.float64, counts=Stored.of(sp.csr_matrix(given.x.numpy())))
     plain = plain_loss(module, given, 0.3)
     loss = module.loss(given, kl_weight=0.3, generator=noise(4)).total
     torch.testing.assert_close(loss, plain)
@@ -380,7 +378,7 @@ def test_total_counts_are_those_seen():
     totals = torch.tensor([13.0, 26, 29, 31, 37, 100_003, 200_001])
     x = torch.zeros(B, G)
     x[:, 0], x[:, 1] = 5, totals - 5
-    given = cells(n_batch=1, x=x, library=totals[:, None].log())
+    given = cells(n_batch=1, counts=x, library=totals[:, None].log())
     module = model(n_batch=1)
     posterior = module.encode(given)
     p = module.generative(posterior.mean, posterior.library, given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import scipy.sparse as sp
 import torch
@@ -17,10 +19,8 @@ def cells():
     generator = torch.Generator().manual_seed(0)
     x = torch.poisson(torch.full((B, G), 0.1), generator=generator)
     x[2] = 0
-    counts = sp.csr_matrix(x.numpy())
-    stored = Stored(*(torch.from_numpy(part) for part in (counts.indptr, counts.indices, counts.data)))
     none = torch.zeros(B, 0)
-    return Cells(x, none, none, none, none, none, stored=stored)
+    return Cells(Stored.of(sp.csr_matrix(x.numpy())), none, none, none, none, none)
 
 
 def layer(n_in, *, bias=True):
@@ -68,8 +68,19 @@ def test_dense_counts_are_taken_as_they_are(cells, monkeypatch):
     assert isinstance(sparse.counts(cells), sparse.Counts)
     monkeypatch.setattr(sparse, "MAX_DENSITY", 0.01)
     assert sparse.counts(cells) is cells.x
-    alone = Cells(
-        *(getattr(cells, name) for name in ("x", "library", "batch", "labels", "categorical", "continuous"))
-    )
+    alone = dataclasses.replace(cells, counts=cells.x)
     monkeypatch.setattr(sparse, "MAX_DENSITY", 1)
     assert sparse.counts(alone) is cells.x
+
+
+def test_other_counts_take_the_place_of_those_that_are_stored(cells):
+    """As of cells imagined in another batch."""
+    other = dataclasses.replace(cells, counts=cells.x + 1)
+    assert other.stored is None
+    assert torch.equal(sparse.counts(other), cells.x + 1)
+
+
+def test_counts_are_laid_out_once_and_only_if_read(cells):
+    sparse.counts(cells).through(layer(G))
+    assert "dense" not in vars(cells.stored)
+    assert cells.x is cells.x

@@ -23,7 +23,7 @@ def cells(n=B, seed=0, **replaced):
     x = torch.from_numpy(rng.poisson(3.0, (n, G)).astype(np.float32))
     x[:, 0] += 1
     values = {
-        "x": x,
+        "counts": x,
         "library": x.sum(1, keepdim=True).log(),
         "batch": torch.arange(n) % 2,
         "labels": torch.zeros(n, dtype=torch.int64),

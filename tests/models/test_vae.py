@@ -189,7 +189,7 @@ def test_prior_ratio_has_the_closed_form(two):
 def test_minified_cells_bring_their_posterior(two):
     model = build()
     posterior = model.encode(two)
-    minified = dataclasses.replace(two, x=None, posterior=(posterior.mean, posterior.variance))
+    minified = dataclasses.replace(two, counts=None, posterior=(posterior.mean, posterior.variance))
     assert torch.equal(
         model.encode(minified).draw(generator=torch.Generator().manual_seed(1))[0],
         posterior.draw(generator=torch.Generator().manual_seed(1))[0],

@@ -65,7 +65,7 @@ def counted():
 
 
 def test_few_operations(counted):
-    assert counted.operations.total() <= 140
+    assert counted.operations.total() <= 110
 
 
 def test_few_large_tensors(counted):
