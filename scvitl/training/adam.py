@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,14 +16,25 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 
-class Adam(torch.optim.Adam):
+class Adam:
     """What torch's does with the same arguments, for weights in float32 on the CPU.
 
-    Torch's fused step copies weights whose entries have another order in memory than their indices.
+    Torch's fused step copies weights whose entries have another order in memory than their indices, and its optimisers
+    load its compiler, which takes two seconds and 70 MB.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        lr: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        self.param_groups = [defaults | group for group in groups]
+        self.state: dict[Tensor, dict[str, Any]] = {}
         self.calls: dict[tuple[int, ...], tuple[Call, Tensor, Tensor]] = {}
 
     def zero_grad(self) -> None:
@@ -50,37 +61,29 @@ class Adam(torch.optim.Adam):
                 call.replace(4 * i + 3, grad)
             call()
 
-    step.hooked = (
-        True  # keeps torch from wrapping it in what its profiler needs, which takes as long as half the step
-    )
-
     def _call(self, weights: list[Tensor]) -> tuple[Call, Tensor, Tensor]:
         """The compiled step of these weights, with the numbers and the rates that it reads."""
         key = tuple(weight.data_ptr() for weight in weights)
         if key not in self.calls:
             arrays, numbers, rates = [], torch.empty(4), torch.empty(len(weights), 2)
             for weight in weights:
+                if weight not in self.state:
+                    first, second = torch.zeros_like(weight), torch.zeros_like(weight)
+                    self.state[weight] = {"step": 0, "exp_avg": first, "exp_avg_sq": second}
                 state = self.state[weight]
-                if not state:
-                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
-                    state["step"] = 0
                 # the gradient's place is held by the weight itself
                 arrays += map(_in_memory, (weight, weight, state["exp_avg"], state["exp_avg_sq"]))
             self.calls[key] = Call(adam.step, numbers, rates, *arrays), numbers, rates
         return self.calls[key]
 
 
-def optimizer(model: nn.Module, plan: Plan) -> torch.optim.Adam:
+def optimizer(model: nn.Module, plan: Plan) -> Adam | torch.optim.Adam:
     """The optimiser of a fit."""
     weights = list(model.parameters())
     here = all(weight.device.type == "cpu" and weight.dtype == torch.float32 for weight in weights)
-    return (Adam if here else torch.optim.Adam)(
-        model.parameter_groups(),
-        lr=plan.learning_rate,
-        eps=plan.eps,
-        weight_decay=plan.weight_decay,
-        fused=None if here else True,
-    )
+    options = {"lr": plan.learning_rate, "eps": plan.eps, "weight_decay": plan.weight_decay}
+    groups = model.parameter_groups()
+    return Adam(groups, **options) if here else torch.optim.Adam(groups, **options, fused=True)
 
 
 def _like(weight: Tensor) -> Tensor:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .progress import Progress
 
-EVALUATION_BLOCK = 1024  # held-out cells looked at together
+EVALUATION_ENTRIES = (
+    2**20
+)  # cells × genes of held-out cells looked at together: 4 MB, which stay in the cache
 
 
 @dataclass
@@ -65,11 +67,13 @@ def fit(
     shuffle = torch.Generator().manual_seed(random_state)
     noise = torch.Generator(data.device).manual_seed(random_state)
     optimizer = adam.optimizer(model, plan)
-    scheduler = plan.schedule(optimizer, plan.max_epochs * plan.n_minibatches(len(train)))
-    plateau = plan.plateau(optimizer)
+    cycle = plan.cycle(plan.max_epochs * plan.n_minibatches(len(train)))
+    plateau, n_steps = plan.plateau(), 0
     history, best, start = History(), BestWeights(), time.perf_counter()
     try:
         for epoch in range(plan.max_epochs):
+            if cycle is not None:
+                cycle.set(optimizer, n_steps)
             row = {"kl_weight": plan.kl_weight(epoch, 0), "learning_rate": optimizer.param_groups[0]["lr"]}
             model.train()
             tally, order = Tally(), minibatches_of(train, plan.batch_size, shuffle)
@@ -78,9 +82,10 @@ def fit(
                 loss = model.loss(*map(data.gather, indices), kl_weight=kl_weight, generator=noise)
                 optimizer.zero_grad()
                 loss.total.backward()
+                if cycle is not None:
+                    cycle.set(optimizer, n_steps)
                 optimizer.step()
-                if scheduler is not None:
-                    scheduler.step()
+                n_steps += 1
                 tally.add(loss)
                 progress.step()
             _check(tally, order, data, epoch)
@@ -91,7 +96,7 @@ def fit(
             best.offer(epoch, row.get("elbo_validation", row["elbo_train"]), model)
             progress.epoch(row)
             if plateau is not None:
-                plateau.step(row.get("elbo_validation", row["elbo_train"]))
+                plateau.step(row.get("elbo_validation", row["elbo_train"]), optimizer)
             if plan.early_stopping and best.stale(epoch, plan.early_stopping_patience):
                 break
     except KeyboardInterrupt:
@@ -120,55 +125,54 @@ def evaluate(model: nn.Module, data: CellData, held_out: Tensor) -> dict[str, fl
     model.eval()
     noise = torch.Generator(data.device).manual_seed(0)
     tally = Tally()
-    for index in minibatches(held_out, EVALUATION_BLOCK):
+    for index in minibatches(held_out, max(2, EVALUATION_ENTRIES // model.width)):
         tally.add(model.loss(data.gather(index), generator=noise))
     return tally.row("validation")
 
 
 class Tally:
-    """Sums of losses over minibatches, left on the device until they are asked for."""
+    """Losses of minibatches, left on the device, and added up only when they are asked for."""
 
     def __init__(self) -> None:
         self.totals: list[Tensor] = []
-        self.sums: dict[str, list[Tensor]] = {}
-        self.counts: dict[str, int] = {}
+        self.parts: dict[str, list[Tensor]] = {}
 
     def add(self, loss: Loss) -> None:
         """Count in the cells of a minibatch."""
         self.totals.append(loss.total.detach())
-        for name, values in {
-            "reconstruction_loss": loss.reconstruction,
-            "kl_local": loss.kl,
-            **loss.metrics,
-        }.items():
-            self.sums.setdefault(name, []).append(values.detach().sum())
-            self.counts[name] = self.counts.get(name, 0) + len(values)
+        parts = {"reconstruction_loss": loss.reconstruction, "kl_local": loss.kl, **loss.metrics}
+        for name, values in parts.items():
+            self.parts.setdefault(name, []).append(values.detach())
 
-    def finite(self) -> Tensor:
-        """Which minibatches have finite losses."""
-        parts = self.totals, self.sums["reconstruction_loss"], self.sums["kl_local"]
-        return torch.stack([torch.stack(part).isfinite() for part in parts]).all(0)
+    def first_bad(self) -> int | None:
+        """The first of the minibatches whose losses are not finite."""
+        parts = self.parts["reconstruction_loss"], self.parts["kl_local"]
+        finite = torch.stack(self.totals).isfinite()
+        if bool(finite.all()) and all(bool(torch.cat(part).isfinite().all()) for part in parts):
+            return None
+        each = [torch.stack([values.isfinite().all() for values in part]) for part in parts]
+        return int((~torch.stack([finite, *each]).all(0)).nonzero()[0])
 
     def row(self, name: str) -> dict[str, float]:
         """Columns of the history: means over cells."""
-        means = {part: float(torch.stack(sums).sum()) / self.counts[part] for part, sums in self.sums.items()}
+        means = {part: float(torch.cat(values).mean()) for part, values in self.parts.items()}
         elbo = means["reconstruction_loss"] + means["kl_local"]
         return {f"elbo_{name}": elbo, **{f"{part}_{name}": mean for part, mean in means.items()}}
 
 
 def _check(tally: Tally, order: list[tuple[Tensor, ...]], data: CellData, epoch: int) -> None:
     """Raise an error that names the cells if the loss of a minibatch was not finite."""
-    bad = (~tally.finite()).nonzero()
-    if len(bad) == 0:
+    bad = tally.first_bad()
+    if bad is None:
         return
-    index = order[int(bad[0])][0]
+    index = order[bad][0]
     largest = index[data.gather(index).x.sum(1).argsort(descending=True)[:3].cpu()]
     totals = data.gather(largest).x.sum(1).tolist()
     cells = ", ".join(
         f"{data.names[cell]!r} ({total:g})" for cell, total in zip(largest.tolist(), totals, strict=True)
     )
     msg = (
-        f"the loss was not finite in epoch {epoch + 1}, minibatch {int(bad[0]) + 1}. "
+        f"the loss was not finite in epoch {epoch + 1}, minibatch {bad + 1}. "
         f"Its cells of the most counts are {cells}. {CAUSES}"
     )
     raise DivergedError(msg)

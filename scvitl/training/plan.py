@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from ..data.batches import bounds
+from .rate import OneCycle, Plateau
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
 
 PLANS = ("fast", "reference")
 VERY_SMALL, SMALL, LARGE = 2000, 5000, 20_000  # cells
@@ -64,17 +62,13 @@ class Plan:
         done = epoch + (share if self.warmup_by_step else 0.0)
         return self.max_kl_weight * min(1.0, done / self.n_epochs_kl_warmup)
 
-    def schedule(self, optimizer: Optimizer, n_steps: int) -> LRScheduler | None:
-        """One-cycle learning rate, or `None` where the rate stays as it is."""
-        return OneCycleLR(optimizer, self.learning_rate, total_steps=n_steps + 1) if self.one_cycle else None
+    def cycle(self, n_steps: int) -> OneCycle | None:
+        """One cycle of the learning rate, or `None` where it stays as it is."""
+        return OneCycle(self.learning_rate, n_steps) if self.one_cycle else None
 
-    def plateau(self, optimizer: Optimizer) -> ReduceLROnPlateau | None:
+    def plateau(self) -> Plateau | None:
         """Smaller steps where the held-out loss stays as it is, or `None`."""
-        if self.plateau_patience is None:
-            return None
-        return ReduceLROnPlateau(
-            optimizer, factor=LR_FACTOR, patience=self.plateau_patience, threshold=0, threshold_mode="abs"
-        )
+        return None if self.plateau_patience is None else Plateau(LR_FACTOR, self.plateau_patience)
 
 
 def resolve(  # noqa: PLR0913

@@ -22,13 +22,13 @@ def train(kind, *, by_column, **options):
     """Eleven steps, the first weight without a gradient in four of them."""
     parts, generator = weights(), torch.Generator().manual_seed(1)
     optimiser = kind([{"params": parts[:2]}, {"params": parts[2:], "lr": 0.03}], lr=0.1, **options)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [0.1, 0.05], total_steps=12)
     for i in range(11):
+        for group, rate in zip(optimiser.param_groups, (0.1, 0.05), strict=True):
+            group["lr"], group["betas"] = rate * (1 - i / 12), (0.95 - i / 100, 0.999)
         for part in parts[(i < 4) :]:
             grad = torch.randn(part.shape, generator=generator)
             part.grad = grad.T.contiguous().T if by_column and part.ndim == 2 else grad
         optimiser.step()
-        schedule.step()
     return parts
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -80,3 +82,16 @@ def test_every_gradient_is_made_once(counted):
 
 def test_gamma_functions_are_left_to_the_compiled_loop(counted):
     assert not {"lgamma", "digamma", "nonzero", "_softmax", "softplus"} & set(counted.operations)
+
+
+def test_torchs_compiler_is_not_loaded():
+    """It takes two seconds and 70 MB, and is what torch's optimisers begin with."""
+    code = """
+import sys, scvitl
+adata = scvitl.datasets.toy(n_cells=60, n_genes=30)
+scvitl.tl.scvi(adata, batch_key="batch", max_epochs=1, progress=False)
+scvitl.get.normalized_expression(adata)
+print("torch._dynamo" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False"]

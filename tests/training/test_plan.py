@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from scvitl.training.adam import Adam
 from scvitl.training.plan import (
     fast_epochs,
     reference_epochs,
@@ -193,12 +194,12 @@ def test_several_batches_get_more_epochs_to_mix():
 def test_steps_get_smaller_where_the_loss_stays():
     weight = torch.nn.Parameter(torch.zeros(1))
     plan = resolve("reference", 1000, proteins=True)
-    optimizer = torch.optim.Adam([weight], lr=plan.learning_rate)
-    plateau = plan.plateau(optimizer)
+    optimizer = Adam([{"params": [weight]}], lr=plan.learning_rate)
+    plateau = plan.plateau()
     for _ in range(32):
-        plateau.step(5.0)
+        plateau.step(5.0, optimizer)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.6 * 4e-3)
-    assert resolve("reference", 1000).plateau(optimizer) is None
+    assert resolve("reference", 1000).plateau() is None
 
 
 @pytest.mark.parametrize(
