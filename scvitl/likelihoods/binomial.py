@@ -7,6 +7,7 @@ n is the sum of the counts of the cell, a whole number. At the zeros, which most
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -66,7 +67,8 @@ def log_coefficients(x: Tensor, n: Tensor) -> Tensor:
     # lgamma(n + 1) - lgamma(n - x + 1) is a small difference of large numbers, so these are float64, which Apple's GPUs lack
     device = torch.device("cpu") if x.device.type == "mps" else x.device
     whole, k = n.to(device, torch.int64), x.to(device, torch.int64)
-    size = int(whole.max()) + 1 if len(whole) else 1
+    # A table spares the CPU most of the work; a GPU would be waited for, to ask how long it must be.
+    size = (int(whole.max()) + 1 if len(whole) else 1) if device.type == "cpu" else math.inf
     if size > 3 * len(k):
         found = sum(
             sign * torch.lgamma(part.double() + 1) for sign, part in ((1, whole), (-1, whole - k), (-1, k))

@@ -42,9 +42,11 @@ class _Mixture(torch.autograd.Function):
         counts, row, total = x.view(-1)[at], at // n_genes, x.sum(-1)
         coefficients = log_coefficients(counts, total[row])
         by_u, by_noise, out = torch.empty_like(u), torch.empty_like(noise), torch.empty_like(total)
-        size = max(1, CACHED // n_genes) if u.device.type == "cpu" else n_cells
-        starts = torch.arange(0, n_cells + size, size, device=at.device)
-        cuts = torch.searchsorted(at, starts * n_genes).tolist()
+        if u.device.type == "cpu":
+            size = max(1, CACHED // n_genes)
+            cuts = torch.searchsorted(at, torch.arange(0, n_cells + size, size) * n_genes).tolist()
+        else:
+            size, cuts = n_cells, [0, len(at)]
         for start, first, last in zip(range(0, n_cells, size), cuts, cuts[1:], strict=False):
             cells, seen = slice(start, start + size), slice(first, last)
             part = _Part(

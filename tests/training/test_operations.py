@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scvitl.data import learn
 from scvitl.data.batches import CellData
-from scvitl.models import VAE
+from scvitl.models import LDVAE, SCANVAE, SCARVAE, TOTALVAE, VAE
 from scvitl.training import adam
 from scvitl.training.plan import resolve
 
-B, G, H = 64, 500, 32
+B, G, H, P = 64, 500, 32, 4
 
 
 class Counted(TorchDispatchMode):
@@ -44,14 +44,20 @@ class Counted(TorchDispatchMode):
 
 
 @pytest.fixture(scope="module")
-def counted():
-    """One step, in which everything was used before."""
+def cells():
     rng = np.random.default_rng(0)
     adata = AnnData(sp.random(200, G, 0.1, "csr", np.float32, rng, data_rvs=lambda n: rng.integers(1, 9, n)))
-    adata.obs["batch"] = ["a", "b"] * 100
-    data = CellData(adata, learn(adata, batch_key="batch"))
+    adata.obs["batch"], adata.obs["type"] = ["a", "b"] * 100, ["x", "y", "z", "unknown"] * 50
+    adata.obsm["protein"] = rng.poisson(20.0, (200, P))
+    return adata
+
+
+@pytest.fixture(scope="module")
+def counted(cells):
+    """One step, in which everything was used before."""
+    data = CellData(cells, learn(cells, batch_key="batch"))
     model = VAE(G, n_batch=2, n_hidden=H).train()
-    optimizer = adam.optimizer(model, resolve("fast", adata.n_obs))
+    optimizer = adam.optimizer(model, resolve("fast", cells.n_obs))
     noise = torch.Generator().manual_seed(0)
 
     def step():
@@ -95,3 +101,28 @@ print("torch._dynamo" in sys.modules)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False"]
+
+
+MODELS = {
+    **{name: lambda name=name: VAE(G, n_batch=2, gene_likelihood=name) for name in ("zinb", "nb", "poisson")},
+    "latent library": lambda: VAE(G, n_batch=2, use_observed_lib_size=False),
+    "LDVAE": lambda: LDVAE(G, n_batch=2),
+    "scANVI": lambda: SCANVAE(G, n_batch=2, n_labels=3),
+    "totalVI": lambda: TOTALVAE(G, measured=[[True] * P], n_batch=2),
+    "scAR": lambda: SCARVAE(G, n_batch=2, ambient=torch.full((2, G), 1 / G)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_another_device_is_not_waited_for(name, cells):
+    """A tensor on the device "meta" has no numbers, and refuses to be asked for one, as a step on a GPU should not."""
+    schema = learn(
+        cells, batch_key="batch", labels_key="type", unlabeled_category="unknown", protein_key="protein"
+    )
+    minibatch = CellData(cells, schema, device="meta").gather(torch.arange(B))
+    model = MODELS[name]().to("meta").train()
+    loss = model.loss(*[minibatch] * (1 + (name == "scANVI")))
+    loss.total.backward()
+    assert any(weight.grad is not None for weight in model.parameters())
+    with pytest.raises(RuntimeError, match="meta"):
+        loss.total.item()
