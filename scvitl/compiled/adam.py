@@ -39,4 +39,4 @@ def move(numbers, rates, weight, grad, first, second):
         weight[k] = w - rate * m / (np.sqrt(v) / root + eps)
 
 
-# stamp 3e3f72af3e6677b7
+# stamp 947a3f2af9f2fc3e

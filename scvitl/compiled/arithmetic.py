@@ -156,4 +156,4 @@ def series(x):
     return HALF * inverse + square * (f4(1 / 12) - square * (f4(1 / 120) - square * f4(1 / 252)))
 
 
-# stamp 3e3f72af3e6677b7
+# stamp 947a3f2af9f2fc3e

@@ -101,4 +101,4 @@ def add(grad, h, mean, inverse, by_weight, by_bias):
         by_bias[j] += grad[j]
 
 
-# stamp 3e3f72af3e6677b7
+# stamp 947a3f2af9f2fc3e

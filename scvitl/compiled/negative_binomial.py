@@ -245,4 +245,4 @@ def of_counts(weight, at, theta, dropout, dense, few, by_logits, by_theta, by_dr
     return value, total
 
 
-# stamp 3e3f72af3e6677b7
+# stamp 947a3f2af9f2fc3e

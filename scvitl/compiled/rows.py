@@ -25,16 +25,16 @@ def gather(record, part, parts):
 
 @kernel
 def product(record, part, parts):
-    """Out (B, H) = counts (B, G) @ weight (G, H); cells are shared out.
+    """Out (B, H) = bias (H) + counts (B, G) @ weight (G, H); cells are shared out.
 
-    Arrays: out, weight, values of the counts, row pointers and columns of these.
+    Arrays: out, weight, values of the counts, row pointers and columns of these, bias.
     """
     out, weight, values = floats(record, 0), floats(record, 1), floats(record, 2)[0]
-    start, columns = integers(record, 3), integers(record, 4)
+    start, columns, bias = integers(record, 3), integers(record, 4), floats(record, 5)[0]
     n_cells, n_units = out.shape
     for b in range(part * n_cells // parts, (part + 1) * n_cells // parts):
         row, k, stop = out[b], start[b], start[b + 1]
-        row[:] = 0
+        row[:] = bias
         while k + AT_ONCE <= stop:
             w0, w1, w2, w3 = (
                 weight[columns[k]],
@@ -74,4 +74,4 @@ def gradient(record, part, parts):
                     w[j] += v * row[j]
 
 
-# stamp 3e3f72af3e6677b7
+# stamp 947a3f2af9f2fc3e

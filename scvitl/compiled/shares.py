@@ -70,4 +70,4 @@ def through_softplus(weight, size, logits, mean, by_logits):
         by_logits[g] *= weight * size / (mean[g] + EPS) / (ONE + exp(-logits[g]))
 
 
-# stamp 3e3f72af3e6677b7
+# stamp 947a3f2af9f2fc3e

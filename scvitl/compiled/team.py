@@ -186,4 +186,4 @@ def _openmp() -> Callable[[int, int, int, int], None] | None:
     return start
 
 
-# stamp 3e3f72af3e6677b7
+# stamp 947a3f2af9f2fc3e

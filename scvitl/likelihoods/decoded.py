@@ -81,8 +81,9 @@ class _Decoded(torch.autograd.Function):
         grad = grad.reshape(-1)
         # They serve once, since whoever takes them may change them.
         gradients, ctx.gradients = ctx.gradients, None
-        if gradients is not None and bool((grad == grad[0]).all()):
-            factor = float(grad[0]) / ctx.guess
+        weights = grad.numpy()
+        if gradients is not None and (weights == weights[0]).all():
+            factor = float(weights[0]) / ctx.guess
             gradients = gradients if abs(factor - 1) < ROUNDING else [part * factor for part in gradients]
         else:
             _, *gradients = _run(ctx.stored, *ctx.saved_tensors, grad, softmax=ctx.softmax, wanted=True)

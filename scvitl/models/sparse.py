@@ -51,11 +51,10 @@ class Counts:
     def through(self, linear: nn.Linear) -> Tensor:
         """What a linear layer makes of them, (B, H)."""
         weight, n = linear.weight, self.stored.n_genes
+        bias = weight.new_zeros(len(weight)) if linear.bias is None else linear.bias
         if weight.shape[1] == n:
-            h = _Product.apply(self.stored, weight)
-        else:
-            h = _Product.apply(self.stored, weight[:, :n]) + F.linear(self.columns, weight[:, n:])
-        return h if linear.bias is None else h + linear.bias
+            return _Product.apply(self.stored, weight, bias)
+        return _Product.apply(self.stored, weight[:, :n], bias) + F.linear(self.columns, weight[:, n:])
 
 
 def by_row(linear: nn.Linear) -> None:
@@ -75,16 +74,16 @@ def counts(cells: Cells) -> Tensor | Counts:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, stored: Stored, weight: Tensor) -> Tensor:
+    def forward(ctx, stored: Stored, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.stored, ctx.n_genes = stored, weight.shape[1]
         out = weight.new_empty(len(stored.start) - 1, weight.shape[0])
-        run(rows.product, out, weight.T.contiguous(), stored.values, stored.start, stored.columns)
+        run(rows.product, out, weight.T.contiguous(), stored.values, stored.start, stored.columns, bias)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, Tensor]:
         by_weight = grad.new_empty(ctx.n_genes, grad.shape[1])  # (G, H)
         stored = ctx.stored
         run(rows.gradient, by_weight, grad.contiguous(), stored.values, stored.start, stored.columns)
-        return None, by_weight.T
+        return None, by_weight.T, grad.sum(0)

@@ -148,15 +148,15 @@ def of_many_cells(n_cells: int) -> dict[str, float]:
     """Defaults of a fast fit of enough cells: few epochs, in larger steps.
 
     That batches mix as well after so few takes a heavy KL term; that no cell type is lost to it, a slow start of it. Many
-    cells mix with less, and leave room for larger minibatches.
+    cells mix with less.
     """
     many = n_cells > LARGE
     return {
         "max_epochs": max(FEWEST_EPOCHS, reference_epochs(n_cells) // 10) if many else 60,
-        "batch_size": 256 if many else 128,
-        "learning_rate": 2e-2 if many else 1.5e-2,
-        "n_epochs_kl_warmup": 10,
-        "max_kl_weight": 1.5 if many else 2.0,
+        "batch_size": 256,
+        "learning_rate": 2e-2,
+        "n_epochs_kl_warmup": 12,
+        "max_kl_weight": 1.5 if many else 2.5,
         "starts_at_shares": True,
     }
 
