@@ -7,7 +7,7 @@ import numpy as np
 from .team import compiled, floats, kernel
 
 
-@kernel
+@kernel("f")
 def step(record, part, parts):
     """One step of every weight; entries are shared out.
 
@@ -39,4 +39,4 @@ def move(numbers, rates, weight, grad, first, second):
         weight[k] = w - rate * m / (np.sqrt(v) / root + eps)
 
 
-# stamp 947a3f2af9f2fc3e
+# stamp 494c1f89c1ed4fc7

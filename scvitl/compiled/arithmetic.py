@@ -52,9 +52,8 @@ LOG = tuple(
 MANTISSA_BITS, BIAS, MANTISSA = i4(23), i4(127), i4(0x007FFFFF)
 SQRT_HALF, FROM_ONE = i4(0x3F3504F3), i4(0x3F800000 - 0x3F3504F3)
 EXPONENT_OF_ONE = i4(0x3F800000)
-ROUND = f4(
-    3 << 22
-)  # added to a number, it leaves no room for a fraction, and the whole number in the lowest bits
+# Added to a number, it leaves no room for a fraction, and the whole number in the lowest bits.
+ROUND = f4(3 << 22)
 LARGE = f4(8)
 HALF_LOG_2PI = f4(0.9189385332046727)
 
@@ -156,4 +155,4 @@ def series(x):
     return HALF * inverse + square * (f4(1 / 12) - square * (f4(1 / 120) - square * f4(1 / 252)))
 
 
-# stamp 947a3f2af9f2fc3e
+# stamp 494c1f89c1ed4fc7

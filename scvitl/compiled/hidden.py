@@ -1,6 +1,8 @@
-"""Batch norm, ReLU and dropout of hidden units, B cells by H units, and their gradients; units are shared out.
+"""Batch norm, ReLU and dropout of hidden units, B cells by H units, and their gradients.
 
-centred = (h - mean) / sqrt(variance + eps),    out = max(0, weight centred + bias) kept / (1 - p)
+    centred = (h - mean) / sqrt(variance + eps),    out = max(0, weight centred + bias) kept / (1 - p)
+
+So little work that to share it would take longer than to do it: these kernels are run alone.
 """
 
 from __future__ import annotations
@@ -11,13 +13,7 @@ from .arithmetic import ONE, ZERO
 from .team import compiled, floats, kernel, shorts
 
 
-@compiled
-def shared(n, part, parts):
-    """The first of a part of ``n`` units, and the one after its last."""
-    return part * n // parts, (part + 1) * n // parts
-
-
-@kernel
+@kernel("fffffffffss")
 def forward(record, part, parts):
     """Out, with mean and 1 / sqrt(variance + eps) of the cells, and what has been seen of both so far brought up to date.
 
@@ -28,62 +24,54 @@ def forward(record, part, parts):
     out, h = floats(record, 0), floats(record, 1)
     weight, bias = floats(record, 2)[0], floats(record, 3)[0]
     running_mean, running_variance = floats(record, 4)[0], floats(record, 5)[0]
-    means, inverses, numbers = floats(record, 6)[0], floats(record, 7)[0], floats(record, 8)[0]
+    mean, inverse, numbers = floats(record, 6)[0], floats(record, 7)[0], floats(record, 8)[0]
     noise, threshold = shorts(record, 9), shorts(record, 10)
     eps, momentum, factor = numbers[0], numbers[1], numbers[2]
     n_cells = np.float32(len(h))
-    first, last = shared(h.shape[1], part, parts)
-    mean, inverse = means[first:last], inverses[first:last]
     mean[:], inverse[:] = ZERO, ZERO
     for b in range(len(h)):
-        row = h[b, first:last]
+        row = h[b]
         for j in range(row.size):
             mean[j] += row[j]
     mean /= n_cells
     for b in range(len(h)):
-        row = h[b, first:last]
+        row = h[b]
         for j in range(row.size):
             inverse[j] += (row[j] - mean[j]) ** 2
     for j in range(mean.size):
-        seen, variance = first + j, inverse[j] / n_cells
-        running_mean[seen] += momentum * (mean[j] - running_mean[seen])
-        running_variance[seen] += momentum * (inverse[j] / (n_cells - ONE) - running_variance[seen])
-        inverse[j] = ONE / np.sqrt(variance + eps)
+        running_mean[j] += momentum * (mean[j] - running_mean[j])
+        running_variance[j] += momentum * (inverse[j] / (n_cells - ONE) - running_variance[j])
+        inverse[j] = ONE / np.sqrt(inverse[j] / n_cells + eps)
     for b in range(len(h)):
-        row, to = h[b, first:last], out[b, first:last]
+        row, to = h[b], out[b]
         for j in range(row.size):
-            centred = (row[j] - mean[j]) * inverse[j]
-            to[j] = max(weight[first + j] * centred + bias[first + j], ZERO)
+            to[j] = max(weight[j] * ((row[j] - mean[j]) * inverse[j]) + bias[j], ZERO)
         if noise.size > 0:
-            random = noise[b, first:last]
+            random = noise[b]
             for j in range(row.size):
                 to[j] = to[j] * factor if random[j] >= threshold[0, 0] else ZERO
 
 
-@kernel
+@kernel("f")
 def backward(record, part, parts):
     """Gradients by h (B, H), weight and bias (H).
 
     Arrays: these; gradient by out, out and h (B, H); weight, mean and 1 / sqrt(variance + eps) (H); 1 / (1 - p).
     """
-    by_h, by_weights, by_biases = floats(record, 0), floats(record, 1)[0], floats(record, 2)[0]
+    by_h, by_weight, by_bias = floats(record, 0), floats(record, 1)[0], floats(record, 2)[0]
     grad, out, h = floats(record, 3), floats(record, 4), floats(record, 5)
-    weight, means, inverses = floats(record, 6)[0], floats(record, 7)[0], floats(record, 8)[0]
+    weight, mean, inverse = floats(record, 6)[0], floats(record, 7)[0], floats(record, 8)[0]
     factor, n_cells = floats(record, 9)[0, 0], np.float32(len(h))
-    first, last = shared(h.shape[1], part, parts)
-    mean, inverse = means[first:last], inverses[first:last]
-    by_weight, by_bias = by_weights[first:last], by_biases[first:last]
     by_weight[:], by_bias[:] = ZERO, ZERO
     for b in range(len(h)):
-        to = by_h[b, first:last]
-        through(grad[b, first:last], out[b, first:last], factor, to)
-        add(to, h[b, first:last], mean, inverse, by_weight, by_bias)
+        through(grad[b], out[b], factor, by_h[b])
+        add(by_h[b], h[b], mean, inverse, by_weight, by_bias)
     for b in range(len(h)):
-        to, row = by_h[b, first:last], h[b, first:last]
+        to, row = by_h[b], h[b]
         for j in range(to.size):
             centred = (row[j] - mean[j]) * inverse[j]
             rest = to[j] - (by_bias[j] + centred * by_weight[j]) / n_cells
-            to[j] = weight[first + j] * inverse[j] * rest
+            to[j] = weight[j] * inverse[j] * rest
 
 
 @compiled
@@ -101,4 +89,4 @@ def add(grad, h, mean, inverse, by_weight, by_bias):
         by_bias[j] += grad[j]
 
 
-# stamp 947a3f2af9f2fc3e
+# stamp 494c1f89c1ed4fc7

@@ -31,12 +31,13 @@ from .shares import EPS, means, scale, through_softmax, through_softplus
 from .team import compiled, floats, integers, kernel
 
 TILE = 512  # genes at a time, so that what is kept of them stays in the first cache
-MAX_LOGIT = f4(40)  # beyond it counts are lost, or kept, with certainty anyway
+# Beyond it counts are lost, or kept, with certainty anyway; up to it, e^80 fits float32, and so does a product of two p(0).
+MAX_LOGIT = f4(40)
 
 
 @compiled
 def invert(theta, inverse):
-    """1 / theta."""
+    """1 / (theta + EPS)."""
     for g in range(theta.size):
         inverse[g] = ONE / (theta[g] + EPS)
 
@@ -62,7 +63,9 @@ def zeros(log_share, theta):
 @compiled
 def inflated_zeros(log_share, theta, dropout, weight, by_a, by_dropout, p):
     """Log p(0), summed, and its gradients by a and, for a cell with a weight, by the logits of dropout; p(0) is left in ``p``."""
+    bad = ZERO  # or NaN, which logarithms and clamps make a number of
     for g in range(theta.size):
+        bad += ZERO * (log_share[g] + dropout[g])
         kept = exp_within(-min(max(dropout[g], -MAX_LOGIT), MAX_LOGIT))
         zero = exp_within(max(theta[g] * log_share[g], LOWEST)) * kept
         above, below = ONE + zero, ONE + kept
@@ -71,7 +74,7 @@ def inflated_zeros(log_share, theta, dropout, weight, by_a, by_dropout, p):
         by_a[g] = of_zero
         by_dropout[g] = weight * (of_kept - of_zero)
         p[g] = above * above * inverse
-    return sum_of_logarithms(p)
+    return sum_of_logarithms(p) + bad
 
 
 @compiled
@@ -149,7 +152,7 @@ def add_by_theta(weight, share, log_share, by_a, out):
         out[g] += weight * (log_share[g] + ONE - share[g]) * by_a[g]
 
 
-@kernel
+@kernel("fffffffffffiii")
 def log_likelihood(record, part, parts):
     """Of every cell, and, if wanted, its gradients, those by theta summed over the cells of a part where it is shared.
 
@@ -165,6 +168,7 @@ def log_likelihood(record, part, parts):
     start, columns, softmax = integers(record, 11), integers(record, 12), integers(record, 13)[0]
     n_cells, n_genes = logits.shape
     inflated, wanted, shared = dropout.size > 0, by_logits.size > 0, len(theta) == 1
+    # of all genes: mean, share and its logarithm, gradient by a, 1 / theta, p(0); of the counts, what `of_counts` takes
     dense, few = np.empty((6, n_genes), np.float32), np.empty((8, n_genes), np.float32)
     nothing = np.empty(n_genes if inflated else 0, np.float32)
     mean, by_a, inverse = dense[0], dense[3], dense[4]
@@ -177,7 +181,7 @@ def log_likelihood(record, part, parts):
             invert(t, inverse)
         pi = dropout[b] if inflated else nothing
         by_pi = by_dropout[b] if inflated and wanted else nothing
-        by_l, by_t = (by_logits[b], by_theta[part if shared else b]) if wanted else (nothing, nothing)
+        by_l, by_t = (by_logits[b], by_theta[part if shared else b]) if wanted else (nothing[:0], nothing[:0])
         factor = means(logits[b], size[b], softmax, mean)
         value, total = of_genes(factor, w, t, pi, dense, by_l, by_t, by_pi)
         at, n = columns[start[cell] : start[cell + 1]], start[cell + 1] - start[cell]
@@ -245,4 +249,4 @@ def of_counts(weight, at, theta, dropout, dense, few, by_logits, by_theta, by_dr
     return value, total
 
 
-# stamp 947a3f2af9f2fc3e
+# stamp 494c1f89c1ed4fc7

@@ -7,7 +7,7 @@ from .team import floats, integers, kernel, longs
 AT_ONCE = 4  # counts, so that sums are read and written less often
 
 
-@kernel
+@kernel("ifilif")
 def gather(record, part, parts):
     """Columns and values of some rows, one after the other; rows are shared out.
 
@@ -23,7 +23,7 @@ def gather(record, part, parts):
             values[k] = from_values[at + k]
 
 
-@kernel
+@kernel("fffiif")
 def product(record, part, parts):
     """Out (B, H) = bias (H) + counts (B, G) @ weight (G, H); cells are shared out.
 
@@ -53,7 +53,7 @@ def product(record, part, parts):
             k += 1
 
 
-@kernel
+@kernel("fffii")
 def gradient(record, part, parts):
     """By the weight (G, H): counts.T @ grad (B, H); genes are shared out.
 
@@ -74,4 +74,4 @@ def gradient(record, part, parts):
                     w[j] += v * row[j]
 
 
-# stamp 947a3f2af9f2fc3e
+# stamp 494c1f89c1ed4fc7

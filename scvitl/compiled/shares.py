@@ -40,7 +40,7 @@ def scale(x, factor):
 
 @compiled
 def softplus(logits, mean):
-    """Means of a size of one where shares need not sum to one; zero, or NaN if a logit is not finite."""
+    """Means of a size of one where shares need not sum to one; returns zero, or NaN if a logit is not finite."""
     total = ZERO
     for g in range(logits.size):
         mean[g] = max(logits[g], ZERO) + log1p(exp(-abs(logits[g])))
@@ -70,4 +70,4 @@ def through_softplus(weight, size, logits, mean, by_logits):
         by_logits[g] *= weight * size / (mean[g] + EPS) / (ONE + exp(-logits[g]))
 
 
-# stamp 947a3f2af9f2fc3e
+# stamp 494c1f89c1ed4fc7

@@ -44,4 +44,4 @@ class Stored:
         return x.view(-1, self.n_genes)
 
 
-# stamp 947a3f2af9f2fc3e
+# stamp 494c1f89c1ed4fc7

@@ -4,14 +4,15 @@ Threads of torch wait for work by spinning, so that a second set of threads besi
 share its cores with them and run several times slower. Loops are therefore handed to torch's OpenMP runtime.
 Where that is not to be had (outside Linux), one thread does it all.
 
-A `kernel` takes a record, whose arrays `floats` and `integers` give it, the number of its part of the work, and the number
-of parts. `run` runs one on tensors.
+A `kernel` takes a record, whose arrays `floats`, `integers` and the like give it, the number of its part of the work, and
+the number of parts. `run` runs one on tensors.
 """
 
 from __future__ import annotations
 
 import ctypes
 from functools import cache, cached_property
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 # A record: kernel, parts handed out so far, parts, then address, rows and columns of every array.
 KERNEL, HANDED_OUT, PARTS, HEAD, ENTRY = 0, 1, 2, 3, 3
 LONGEST = 1 << 16  # numbers in a record, at most
-DTYPES = torch.float32, torch.int16, torch.int32, torch.int64
+DTYPES = {"f": torch.float32, "s": torch.int16, "i": torch.int32, "l": torch.int64}
 # Sums may be taken in any order, which lets the processor add many numbers at once.
 COMPILED: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}, "cache": True}
 compiled = numba.njit(nogil=True, **COMPILED)
@@ -38,10 +39,14 @@ RECORD = types.CPointer(types.int64)
 
 
 class Callback:
-    """A function that C can call, compiled when it is first needed and kept on disk."""
+    """A function that C can call, compiled when it is first needed and kept on disk.
 
-    def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
+    The arrays that it reads are of these ``kinds``, letters of `DTYPES`, of which the last goes for all that follow.
+    """
+
+    def __init__(self, function: Callable[..., None], *arguments: Any, kinds: str = "") -> None:
         self.function, self.signature = function, types.void(*arguments)
+        self.kinds = [DTYPES[kind] for kind in kinds]
 
     @cached_property
     def compiled(self) -> Any:
@@ -49,9 +54,9 @@ class Callback:
         return numba.cfunc(self.signature, **COMPILED)(self.function)
 
 
-def kernel(function: Callable[[Any, int, int], None]) -> Callback:
-    """Make a kernel of a function of a record, a part, and the number of parts."""
-    return Callback(function, RECORD, types.int64, types.int64)
+def kernel(kinds: str) -> Callable[[Callable[[Any, int, int], None]], Callback]:
+    """Make a kernel of a function of a record with arrays of these kinds, a part, and the number of parts."""
+    return lambda function: Callback(function, RECORD, types.int64, types.int64, kinds=kinds)
 
 
 @intrinsic
@@ -135,19 +140,20 @@ def shorts(record, i):
 
 
 class Call:
-    """A kernel on contiguous tensors of `DTYPES`, which must live as long as it is called."""
+    """A kernel on contiguous tensors of the kinds that it reads, which must live as long as it is called."""
 
     def __init__(self, kernel: Callback, *arrays: Tensor) -> None:
-        entries = [number for array in arrays for number in _entry(array)]
+        kinds = chain(kernel.kinds, repeat(kernel.kinds[-1]))
+        entries = [number for pair in zip(arrays, kinds, strict=False) for number in _entry(*pair)]
         self.record = np.array([kernel.compiled.address, 0, 0, *entries], np.int64)
 
     def replace(self, i: int, array: Tensor) -> None:
         """Take another tensor of the same kind for the one number ``i``."""
         self.record[HEAD + ENTRY * i] = array.data_ptr()
 
-    def __call__(self, parts: int | None = None) -> None:
-        """Run in ``parts``, or as many as `n_parts` says."""
-        parts = parts or n_parts()
+    def __call__(self, *, alone: bool = False) -> None:
+        """Run in as many parts as `n_parts` says, or in one."""
+        parts = 1 if alone else n_parts()
         self.record[HANDED_OUT], self.record[PARTS] = 0, parts
         if parts == 1:
             MEMBER.compiled.ctypes(self.record.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
@@ -155,9 +161,9 @@ class Call:
             _openmp()(MEMBER.compiled.address, self.record.ctypes.data, parts, 0)
 
 
-def run(kernel: Callback, *arrays: Tensor, parts: int | None = None) -> None:
-    """Run a kernel once, in as many parts as `n_parts` says, or in one where there is too little work to share."""
-    Call(kernel, *arrays)(parts)
+def run(kernel: Callback, *arrays: Tensor, alone: bool = False) -> None:
+    """Run a kernel once, in as many parts as `n_parts` says, or in one if that is asked for."""
+    Call(kernel, *arrays)(alone=alone)
 
 
 def n_parts() -> int:
@@ -165,12 +171,12 @@ def n_parts() -> int:
     return 1 if _openmp() is None else torch.get_num_threads()
 
 
-def _entry(array: Tensor) -> tuple[int, int, int]:
-    if array.dtype not in DTYPES or not array.is_contiguous() or not array.is_cpu:
-        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
-        msg = f"expected a contiguous tensor of {known} on the CPU, found {array.dtype} on {array.device}"
-        raise TypeError(msg)
+def _entry(array: Tensor, dtype: torch.dtype) -> tuple[int, int, int]:
     shape = array.shape
+    if array.dtype != dtype or not array.is_contiguous() or not array.is_cpu or len(shape) not in {1, 2}:
+        found = f"{tuple(shape)} of {array.dtype} on {array.device}"
+        msg = f"expected a contiguous vector or matrix of {dtype} on the CPU, found one of shape {found}"
+        raise TypeError(msg)
     return array.data_ptr(), shape[0] if len(shape) == 2 else 1, shape[-1]
 
 
@@ -186,4 +192,4 @@ def _openmp() -> Callable[[int, int, int, int], None] | None:
     return start
 
 
-# stamp 947a3f2af9f2fc3e
+# stamp 494c1f89c1ed4fc7

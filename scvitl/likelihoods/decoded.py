@@ -69,7 +69,7 @@ class _Decoded(torch.autograd.Function):
         dropout = rows[:0] if dropout is None else dropout.expand(shape).contiguous().view(-1, shape[-1])
         inputs, wanted = (rows, size, theta, dropout), any(ctx.needs_input_grad)
         # most likely the cells count alike in a mean that is to be made small
-        ctx.guess = -1 / len(size)
+        ctx.guess = -1 / max(1, len(size))
         weight = torch.full_like(size, ctx.guess)
         out, *ctx.gradients = _run(stored, *inputs, weight, softmax=softmax, wanted=wanted)
         ctx.save_for_backward(*inputs)
@@ -82,8 +82,8 @@ class _Decoded(torch.autograd.Function):
         # They serve once, since whoever takes them may change them.
         gradients, ctx.gradients = ctx.gradients, None
         weights = grad.numpy()
-        if gradients is not None and (weights == weights[0]).all():
-            factor = float(weights[0]) / ctx.guess
+        if gradients is not None and (weights == weights[:1]).all():
+            factor = float(weights[0]) / ctx.guess if len(weights) else 1.0
             gradients = gradients if abs(factor - 1) < ROUNDING else [part * factor for part in gradients]
         else:
             _, *gradients = _run(ctx.stored, *ctx.saved_tensors, grad, softmax=ctx.softmax, wanted=True)
@@ -115,9 +115,8 @@ def _run(
     out, by_size = torch.empty_like(size), torch.empty_like(size)
     gradients = torch.empty_like(logits) if wanted else logits[:0]
     by_dropout = torch.empty_like(dropout) if wanted else dropout[:0]
-    shared = (
-        len(theta) == 1
-    )  # by all cells, whose gradients are then added up, those of a part of the work first
+    # by all cells, whose gradients are then added up, those of a part of the work first
+    shared = len(theta) == 1
     by_theta = theta.new_zeros((n_parts() if shared else len(theta)) if wanted else 0, theta.shape[1])
     counts = stored.values, stored.start, stored.columns
     softmax = torch.tensor([softmax], dtype=torch.int32)

@@ -43,7 +43,7 @@ class Dropout(nn.Module):
 
     def noise(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor | None:
         """A whole number of 16 random bits for each of the units on the CPU, if any are to be left out."""
-        if self.p == 0:
+        if not self.training or self.p == 0:
             return None
         # 64 bits make four numbers, in a tenth of the time that as many of 32 take
         n = shape.numel()
@@ -80,7 +80,7 @@ class Layer(nn.Module):
         usual = self.batch_norm is not None and self.layer_norm is None and self.use_activation
         if usual and hidden.fits(h, self.batch_norm):
             noise = self.dropout.noise(h.shape, generator)
-            return hidden.through(h, self.batch_norm, noise, self.dropout.p)
+            return hidden.through(h, self.batch_norm, noise, 0 if noise is None else self.dropout.p)
         if self.batch_norm is not None:
             # Batch norm takes (N, n_out); with Monte-Carlo samples (S, B, n_out) the model is in eval mode, where
             # it is the same affine map for every row.
@@ -197,7 +197,7 @@ def kl_normal(
     prior_mean: Tensor | float | None = None,
     prior_variance: Tensor | float | None = None,
 ) -> Tensor:
-    """KL divergence from diagonal normals, the standard one if no other, summed over the last dimension."""
+    """KL divergence from diagonal normals, the standard one if neither is given, summed over the last dimension."""
     if prior_variance is not None:  # in its units
         mean, variance = (mean - prior_mean) / prior_variance**0.5, variance / prior_variance
     return 0.5 * (variance + mean**2 - 1 - torch.log(variance)).sum(-1)

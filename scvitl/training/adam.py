@@ -35,7 +35,7 @@ class Adam:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         self.param_groups = [defaults | group for group in groups]
         self.state: dict[Tensor, dict[str, Any]] = {}
-        self.calls: dict[tuple[int, ...], tuple[Call, Tensor, Tensor]] = {}
+        self.calls: dict[tuple[tuple[int, int], ...], tuple[Call, Tensor, Tensor]] = {}
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -63,7 +63,7 @@ class Adam:
 
     def _call(self, weights: list[Tensor]) -> tuple[Call, Tensor, Tensor]:
         """The compiled step of these weights, with the numbers and the rates that it reads."""
-        key = tuple(weight.data_ptr() for weight in weights)
+        key = tuple((id(weight), weight.data_ptr()) for weight in weights)
         if key not in self.calls:
             arrays, numbers, rates = [], torch.empty(4), torch.empty(len(weights), 2)
             for weight in weights:

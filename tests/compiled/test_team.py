@@ -10,7 +10,7 @@ from scvitl.compiled import team
 from scvitl.compiled.team import floats, integers
 
 
-@team.kernel
+@team.kernel("fi")
 def mark(record, part, parts):
     """Write into every row who it was, and add integers to it."""
     out, added = floats(record, 0), integers(record, 1)
@@ -44,9 +44,17 @@ def test_without_openmp(threads, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "array", [torch.zeros(2, dtype=torch.float64), torch.zeros(2, 3).T, torch.zeros(2, device="meta")]
+    "array",
+    [
+        torch.zeros(2, dtype=torch.float64),
+        torch.zeros(2, dtype=torch.int32),
+        torch.zeros(2, 3).T,
+        torch.zeros(2, 3, 4),
+        torch.zeros(()),
+        torch.zeros(2, device="meta"),
+    ],
 )
 def test_other_arrays_are_refused(array):
     """Of these, the compiled loop would read what is not there."""
-    with pytest.raises(TypeError, match=r"contiguous tensor of float32, .* on the CPU"):
+    with pytest.raises(TypeError, match=r"contiguous vector or matrix of torch\.float32 on the CPU"):
         marked(array, torch.zeros(1, dtype=torch.int32))

@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from scvitl.compiled import negative_binomial
 from scvitl.compiled.stored import Stored
 from scvitl.likelihoods import decoded
 
@@ -16,18 +17,19 @@ def stored(x):
     return Stored.of(sp.csr_matrix(x.numpy()))
 
 
-def given(*, draws=(), theta=(G,), inflated=True):
+def given(*, draws=(), theta=(), inflated=True, n_genes=G):
     """Counts, some of them large, of cells one of which has none; logits, library, theta and logits of dropout."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
         return torch.randn(shape, generator=generator)
 
-    x = torch.poisson(torch.exp(normal(B, G)), generator=generator) * (normal(B, G) > 0.8)
+    shape = B, n_genes
+    x = torch.poisson(torch.exp(normal(*shape)), generator=generator) * (normal(*shape) > 0.8)
     x[2] = 0
     x[4, 7], x[5, :] = 4000, 1
-    dropout = 3 * normal(*draws, B, G) if inflated else None
-    return x, 2 * normal(*draws, B, G), 4 + normal(B, 1), torch.exp(1.5 * normal(*theta)), dropout
+    dropout = 3 * normal(*draws, *shape) if inflated else None
+    return x, 2 * normal(*draws, *shape), 4 + normal(B, 1), torch.exp(1.5 * normal(*theta, n_genes)), dropout
 
 
 def value_and_gradients(counts, parts, dtype, weight, **options):
@@ -39,12 +41,13 @@ def value_and_gradients(counts, parts, dtype, weight, **options):
 
 @pytest.mark.parametrize("softmax", [True, False])
 @pytest.mark.parametrize("inflated", [True, False])
-@pytest.mark.parametrize("theta", [(G,), (B, G)], ids=["by gene", "by cell"])
+@pytest.mark.parametrize("theta", [(), (B,)], ids=["by gene", "by cell"])
 @pytest.mark.parametrize("draws", [(), (3,)], ids=["one", "draws"])
 @pytest.mark.parametrize("even", [True, False])
-def test_compiled(softmax, inflated, theta, draws, even):
+@pytest.mark.parametrize("n_genes", [G, negative_binomial.TILE + 1, 2 * negative_binomial.TILE + 6])
+def test_compiled(softmax, inflated, theta, draws, even, n_genes):
     """Of single cells and of several draws of each, as a mean over cells and with weights of their own."""
-    x, *parts = given(draws=draws, theta=theta, inflated=inflated)
+    x, *parts = given(draws=draws, theta=theta, inflated=inflated, n_genes=n_genes)
     weight = (
         torch.full((*draws, B), -1 / B)
         if even
@@ -92,7 +95,7 @@ def test_known_zeros_need_not_be_looked_for(draws, monkeypatch):
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("theta", [(G,), (B, G)], ids=["by gene", "by cell"])
+@pytest.mark.parametrize("theta", [(), (B,)], ids=["by gene", "by cell"])
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_one_cell(theta, n_threads, threads):
     """With a theta of its own, which is not one for all cells, nor added up by thread."""
@@ -146,10 +149,27 @@ def test_extremes_stay_finite(logit, part):
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_what_is_not_finite_shows(bad):
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", [0, 3], ids=["share", "dropout"])
+def test_what_is_not_finite_shows(bad, part):
     """In the loss of the cell, by which training knows that it diverged."""
     x, *parts = given()
-    parts[0][3, 5] = bad
+    parts[part][3, 5] = bad
     value = decoded.log_likelihood(stored(x), *parts)
     assert value.isfinite().tolist() == [cell != 3 for cell in range(B)]
+
+
+@pytest.mark.parametrize("inflated", [True, False])
+def test_a_dispersion_that_is_no_number_shows(inflated):
+    x, *parts = given(inflated=inflated)
+    parts[2][5] = float("nan")
+    assert not decoded.log_likelihood(stored(x), *parts).isfinite().any()
+
+
+def test_no_cells():
+    x, *parts = given()
+    logits = parts[0][:0].requires_grad_()
+    value = decoded.log_likelihood(stored(x[:0]), logits, parts[1][:0], parts[2], parts[3][:0])
+    value.sum().backward()
+    assert len(value) == 0
+    assert logits.grad.shape == (0, G)

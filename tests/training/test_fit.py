@@ -7,6 +7,7 @@ import torch
 from scvitl.data import learn
 from scvitl.data.batches import CellData
 from scvitl.models import VAE
+from scvitl.training.adam import Adam
 from scvitl.training.checkpoint import TOLERANCE, BestWeights
 from scvitl.training.fit import DivergedError, evaluate, fit
 from scvitl.training.plan import resolve, split
@@ -119,6 +120,46 @@ def test_a_loss_that_is_not_finite_names_epoch_and_cells(toy):
     ):
         run(toy, before=spoil)
     assert issubclass(DivergedError, FloatingPointError)
+
+
+class SpoilAfter(Progress):
+    """Weights that are no numbers after so many minibatches."""
+
+    def __init__(self, steps: int):
+        self.left = steps
+
+    def know(self, model):
+        self.model = model
+
+    def step(self):
+        self.left -= 1
+        if self.left == 0:
+            self.model.px_r.data[:] = torch.nan
+
+
+def test_the_first_minibatch_that_is_not_finite_is_named(toy):
+    progress = SpoilAfter(6)
+    with pytest.raises(DivergedError, match="epoch 2, minibatch 3"):  # of four
+        run(toy, progress=progress, before=progress.know)
+
+
+def test_the_rate_follows_its_cycle(toy, monkeypatch):
+    """Step by step, as torch's own schedule would have it."""
+    found, move = [], Adam.step
+
+    def step(self):
+        found.extend((group["lr"], *group["betas"]) for group in self.param_groups)
+        move(self)
+
+    monkeypatch.setattr(Adam, "step", step)
+    run(toy, learning_rate=0.02)
+    theirs = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(theirs, 0.02, total_steps=17)
+    assert len(found) == 16
+    for given in found:
+        assert given == pytest.approx((theirs.param_groups[0]["lr"], *theirs.param_groups[0]["betas"]))
+        theirs.step()
+        schedule.step()
 
 
 def test_looking_at_held_out_cells_does_not_change_training(toy, monkeypatch):
