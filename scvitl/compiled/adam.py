@@ -39,4 +39,4 @@ def move(numbers, rates, weight, grad, first, second):
         weight[k] = w - rate * m / (np.sqrt(v) / root + eps)
 
 
-# stamp 494c1f89c1ed4fc7
+# stamp a7a9bea6615e666d

@@ -155,4 +155,4 @@ def series(x):
     return HALF * inverse + square * (f4(1 / 12) - square * (f4(1 / 120) - square * f4(1 / 252)))
 
 
-# stamp 494c1f89c1ed4fc7
+# stamp a7a9bea6615e666d

@@ -2,7 +2,7 @@
 
     centred = (h - mean) / sqrt(variance + eps),    out = max(0, weight centred + bias) kept / (1 - p)
 
-So little work that to share it would take longer than to do it: these kernels are run alone.
+So little work that to share it would take longer than to do it: these kernels run alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .arithmetic import ONE, ZERO
 from .team import compiled, floats, kernel, shorts
 
 
-@kernel("fffffffffss")
+@kernel("fffffffffss", alone=True)
 def forward(record, part, parts):
     """Out, with mean and 1 / sqrt(variance + eps) of the cells, and what has been seen of both so far brought up to date.
 
@@ -52,7 +52,7 @@ def forward(record, part, parts):
                 to[j] = to[j] * factor if random[j] >= threshold[0, 0] else ZERO
 
 
-@kernel("f")
+@kernel("ffffffffff", alone=True)
 def backward(record, part, parts):
     """Gradients by h (B, H), weight and bias (H).
 
@@ -89,4 +89,4 @@ def add(grad, h, mean, inverse, by_weight, by_bias):
         by_bias[j] += grad[j]
 
 
-# stamp 494c1f89c1ed4fc7
+# stamp a7a9bea6615e666d

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import limits
 from .arithmetic import (
     LOWEST,
     ONE,
@@ -31,8 +32,7 @@ from .shares import EPS, means, scale, through_softmax, through_softplus
 from .team import compiled, floats, integers, kernel
 
 TILE = 512  # genes at a time, so that what is kept of them stays in the first cache
-# Beyond it counts are lost, or kept, with certainty anyway; up to it, e^80 fits float32, and so does a product of two p(0).
-MAX_LOGIT = f4(40)
+MAX_LOGIT = f4(limits.MAX_LOGIT)
 
 
 @compiled
@@ -249,4 +249,4 @@ def of_counts(weight, at, theta, dropout, dense, few, by_logits, by_theta, by_dr
     return value, total
 
 
-# stamp 494c1f89c1ed4fc7
+# stamp a7a9bea6615e666d

@@ -74,4 +74,4 @@ def gradient(record, part, parts):
                     w[j] += v * row[j]
 
 
-# stamp 494c1f89c1ed4fc7
+# stamp a7a9bea6615e666d

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import limits
 from .arithmetic import ONE, ZERO, exp, f4, i4, log1p
 from .team import compiled
 
-EPS = f4(1e-8)  # keeps logarithms finite where the softmax underflows to a mean of zero
+EPS = f4(limits.EPS)
 SIGN, ALL_BUT_SIGN, LOWEST_INTEGER = i4(31), i4(0x7FFFFFFF), i4(-(2**31))
 
 
@@ -70,4 +71,4 @@ def through_softplus(weight, size, logits, mean, by_logits):
         by_logits[g] *= weight * size / (mean[g] + EPS) / (ONE + exp(-logits[g]))
 
 
-# stamp 494c1f89c1ed4fc7
+# stamp a7a9bea6615e666d

@@ -41,12 +41,15 @@ RECORD = types.CPointer(types.int64)
 class Callback:
     """A function that C can call, compiled when it is first needed and kept on disk.
 
-    The arrays that it reads are of these ``kinds``, letters of `DTYPES`, of which the last goes for all that follow.
+    The arrays that it reads are of these ``kinds``, letters of `DTYPES`, of which the last goes for all that follow. One
+    that runs ``alone`` does all of its work in one part.
     """
 
-    def __init__(self, function: Callable[..., None], *arguments: Any, kinds: str = "") -> None:
+    def __init__(
+        self, function: Callable[..., None], *arguments: Any, kinds: str = "", alone: bool = False
+    ) -> None:
         self.function, self.signature = function, types.void(*arguments)
-        self.kinds = [DTYPES[kind] for kind in kinds]
+        self.kinds, self.alone = [DTYPES[kind] for kind in kinds], alone
 
     @cached_property
     def compiled(self) -> Any:
@@ -54,9 +57,9 @@ class Callback:
         return numba.cfunc(self.signature, **COMPILED)(self.function)
 
 
-def kernel(kinds: str) -> Callable[[Callable[[Any, int, int], None]], Callback]:
+def kernel(kinds: str, *, alone: bool = False) -> Callable[[Callable[[Any, int, int], None]], Callback]:
     """Make a kernel of a function of a record with arrays of these kinds, a part, and the number of parts."""
-    return lambda function: Callback(function, RECORD, types.int64, types.int64, kinds=kinds)
+    return lambda function: Callback(function, RECORD, types.int64, types.int64, kinds=kinds, alone=alone)
 
 
 @intrinsic
@@ -108,42 +111,44 @@ MEMBER = Callback(_member, RECORD)
 
 
 @compiled
-def floats(record, i):
-    """The array number ``i`` of a record, always of two dimensions."""
+def _array(record, i, dtype):
     numbers = numba.carray(record, (LONGEST,))
     at = HEAD + ENTRY * i
-    return numba.carray(_pointer(numbers[at]), (numbers[at + 1], numbers[at + 2]), np.float32)
+    return numba.carray(_pointer(numbers[at]), (numbers[at + 1], numbers[at + 2]), dtype)
+
+
+@compiled
+def floats(record, i):
+    """The array number ``i`` of a record, always of two dimensions."""
+    return _array(record, i, np.float32)
+
+
+@compiled
+def shorts(record, i):
+    """The same for an array of integers of 16 bits."""
+    return _array(record, i, np.int16)
 
 
 @compiled
 def integers(record, i):
     """The same for an array of integers of 32 bits, of one dimension."""
-    numbers = numba.carray(record, (LONGEST,))
-    at = HEAD + ENTRY * i
-    return numba.carray(_pointer(numbers[at]), (numbers[at + 1] * numbers[at + 2],), np.int32)
+    return _array(record, i, np.int32)[0]
 
 
 @compiled
 def longs(record, i):
     """The same for an array of integers of 64 bits, of one dimension."""
-    numbers = numba.carray(record, (LONGEST,))
-    at = HEAD + ENTRY * i
-    return numba.carray(_pointer(numbers[at]), (numbers[at + 1] * numbers[at + 2],), np.int64)
-
-
-@compiled
-def shorts(record, i):
-    """The array number ``i`` of integers of 16 bits, of two dimensions."""
-    numbers = numba.carray(record, (LONGEST,))
-    at = HEAD + ENTRY * i
-    return numba.carray(_pointer(numbers[at]), (numbers[at + 1], numbers[at + 2]), np.int16)
+    return _array(record, i, np.int64)[0]
 
 
 class Call:
     """A kernel on contiguous tensors of the kinds that it reads, which must live as long as it is called."""
 
     def __init__(self, kernel: Callback, *arrays: Tensor) -> None:
-        kinds = chain(kernel.kinds, repeat(kernel.kinds[-1]))
+        if len(arrays) < len(kernel.kinds):
+            msg = f"expected {len(kernel.kinds)} arrays or more, found {len(arrays)}"
+            raise TypeError(msg)
+        self.alone, kinds = kernel.alone, chain(kernel.kinds, repeat(kernel.kinds[-1]))
         entries = [number for pair in zip(arrays, kinds, strict=False) for number in _entry(*pair)]
         self.record = np.array([kernel.compiled.address, 0, 0, *entries], np.int64)
 
@@ -151,9 +156,9 @@ class Call:
         """Take another tensor of the same kind for the one number ``i``."""
         self.record[HEAD + ENTRY * i] = array.data_ptr()
 
-    def __call__(self, *, alone: bool = False) -> None:
-        """Run in as many parts as `n_parts` says, or in one."""
-        parts = 1 if alone else n_parts()
+    def __call__(self) -> None:
+        """Run in as many parts as `n_parts` says, unless it runs alone."""
+        parts = 1 if self.alone else n_parts()
         self.record[HANDED_OUT], self.record[PARTS] = 0, parts
         if parts == 1:
             MEMBER.compiled.ctypes(self.record.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
@@ -161,9 +166,9 @@ class Call:
             _openmp()(MEMBER.compiled.address, self.record.ctypes.data, parts, 0)
 
 
-def run(kernel: Callback, *arrays: Tensor, alone: bool = False) -> None:
-    """Run a kernel once, in as many parts as `n_parts` says, or in one if that is asked for."""
-    Call(kernel, *arrays)(alone=alone)
+def run(kernel: Callback, *arrays: Tensor) -> None:
+    """Run a kernel once."""
+    Call(kernel, *arrays)()
 
 
 def n_parts() -> int:
@@ -192,4 +197,4 @@ def _openmp() -> Callable[[int, int, int, int], None] | None:
     return start
 
 
-# stamp 494c1f89c1ed4fc7
+# stamp a7a9bea6615e666d

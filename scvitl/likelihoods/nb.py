@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..compiled.limits import EPS
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-EPS = 1e-8  # keeps logarithms finite where the softmax underflows to a mean of zero
 MAX_RATE = 1e8  # beyond it a Poisson draw loses digits of float32
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from ..compiled.limits import EPS
 from . import nb
-from .nb import EPS
 
 if TYPE_CHECKING:
     from torch import Tensor

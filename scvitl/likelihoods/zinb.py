@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..compiled.limits import EPS, MAX_LOGIT
 from . import nb
-from .nb import EPS, Nonzeros
+from .nb import Nonzeros
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-MAX_LOGIT = 40.0  # e^40 squared fits float32; beyond it counts are lost, or kept, with certainty anyway
 
 
 def log_likelihood(x: Tensor, mu: Tensor, theta: Tensor, pi: Tensor, at: Tensor | None = None) -> Tensor:

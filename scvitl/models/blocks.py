@@ -38,7 +38,7 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=generator)
             return x * kept.div_(1 - self.p)
-        kept = self.noise(x.shape, generator) >= round(self.p * 2**16) - 2**15
+        kept = self.noise(x.shape, generator) >= hidden.threshold(self.p)
         return x * kept * (1 / (1 - self.p))
 
     def noise(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor | None:
@@ -79,8 +79,7 @@ class Layer(nn.Module):
         h = x.through(self.linear) if isinstance(x, Counts) else self.linear(x)  # (..., B, n_out)
         usual = self.batch_norm is not None and self.layer_norm is None and self.use_activation
         if usual and hidden.fits(h, self.batch_norm):
-            noise = self.dropout.noise(h.shape, generator)
-            return hidden.through(h, self.batch_norm, noise, 0 if noise is None else self.dropout.p)
+            return hidden.through(h, self.batch_norm, self.dropout.noise(h.shape, generator), self.dropout.p)
         if self.batch_norm is not None:
             # Batch norm takes (N, n_out); with Monte-Carlo samples (S, B, n_out) the model is in eval mode, where
             # it is the same affine map for every row.

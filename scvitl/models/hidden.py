@@ -25,9 +25,14 @@ def fits(h: Tensor, norm: nn.BatchNorm1d) -> bool:
 
 
 def through(h: Tensor, norm: nn.BatchNorm1d, noise: Tensor | None, rate: float) -> Tensor:
-    """``h`` (B, H) after batch norm, ReLU, and dropout of a share ``rate`` by 16 random bits each, ``noise`` (B, H)."""
+    """``h`` (B, H) after batch norm, ReLU and, where there is ``noise`` (B, H), dropout of a share ``rate`` by it."""
     norm.num_batches_tracked.add_(1)
-    return _Hidden.apply(h, norm.weight, norm.bias, norm, noise, rate)
+    return _Hidden.apply(h, norm.weight, norm.bias, norm, noise, 0 if noise is None else rate)
+
+
+def threshold(rate: float) -> int:
+    """From which number of 16 random bits on a unit is kept where a share ``rate`` is left out."""
+    return min(round(rate * 2**16) - 2**15, 2**15 - 1)
 
 
 class _Hidden(torch.autograd.Function):
@@ -37,10 +42,9 @@ class _Hidden(torch.autograd.Function):
     ) -> Tensor:
         h = h.contiguous()
         out, mean, inverse = (torch.empty_like(part) for part in (h, weight, weight))
-        numbers, factor, threshold = _constants(norm.eps, norm.momentum, rate)
+        numbers, factor, least = _constants(norm.eps, norm.momentum, rate)
         given = weight, bias, norm.running_mean, norm.running_var, mean, inverse, numbers
-        noise = threshold if noise is None else noise
-        run(hidden.forward, out, h, *given, noise, threshold, alone=True)
+        run(hidden.forward, out, h, *given, least if noise is None else noise, least)
         ctx.save_for_backward(out, h, weight, mean, inverse, factor)
         return out
 
@@ -48,13 +52,12 @@ class _Hidden(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         by_h, by_weight, by_bias = (torch.empty_like(part) for part in ctx.saved_tensors[1:4])
-        run(hidden.backward, by_h, by_weight, by_bias, grad.contiguous(), *ctx.saved_tensors, alone=True)
+        run(hidden.backward, by_h, by_weight, by_bias, grad.contiguous(), *ctx.saved_tensors)
         return by_h, by_weight, by_bias, None, None, None
 
 
 @cache
 def _constants(eps: float, momentum: float, rate: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What the compiled loops read: numbers, 1 / (1 - rate), and from which random number on a unit is kept, if any is not."""
+    """What the compiled loops read: numbers, 1 / (1 - rate), and the `threshold`, if any unit is left out."""
     numbers = torch.tensor([eps, momentum, 1 / (1 - rate)])
-    threshold = [min(round(rate * 2**16) - 2**15, 2**15 - 1)] if rate else []
-    return numbers, numbers[2:], torch.tensor(threshold, dtype=torch.int16)
+    return numbers, numbers[2:], torch.tensor([threshold(rate)] if rate else [], dtype=torch.int16)

@@ -67,12 +67,12 @@ def fit(
     noise = torch.Generator(data.device).manual_seed(random_state)
     optimizer = adam.optimizer(model, plan)
     cycle = plan.cycle(plan.max_epochs * plan.n_minibatches(len(train)))
-    plateau, n_steps = plan.plateau(), 0
+    if cycle is not None:
+        cycle.set(optimizer, 0)
+    plateau = plan.plateau()
     history, best, start = History(), BestWeights(), time.perf_counter()
     try:
         for epoch in range(plan.max_epochs):
-            if cycle is not None:
-                cycle.set(optimizer, n_steps)
             row = {"kl_weight": plan.kl_weight(epoch, 0), "learning_rate": optimizer.param_groups[0]["lr"]}
             model.train()
             tally, order = Tally(), minibatches_of(train, plan.batch_size, shuffle)
@@ -81,10 +81,9 @@ def fit(
                 loss = model.loss(*map(data.gather, indices), kl_weight=kl_weight, generator=noise)
                 optimizer.zero_grad()
                 loss.total.backward()
-                if cycle is not None:
-                    cycle.set(optimizer, n_steps)
                 optimizer.step()
-                n_steps += 1
+                if cycle is not None:
+                    cycle.set(optimizer, epoch * len(order) + step + 1)
                 tally.add(loss)
                 progress.step()
             _check(tally, order, data, epoch)

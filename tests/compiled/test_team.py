@@ -58,3 +58,21 @@ def test_other_arrays_are_refused(array):
     """Of these, the compiled loop would read what is not there."""
     with pytest.raises(TypeError, match=r"contiguous vector or matrix of torch\.float32 on the CPU"):
         marked(array, torch.zeros(1, dtype=torch.int32))
+
+
+def test_a_kernel_gets_all_that_it_reads():
+    with pytest.raises(TypeError, match="expected 2 arrays or more, found 1"):
+        marked(torch.zeros(1, 3))
+
+
+@team.kernel("f", alone=True)
+def count(record, part, parts):
+    """Add up who was here."""
+    floats(record, 0)[0, 0] += parts
+
+
+def test_alone(threads):
+    threads(3)
+    out = torch.zeros(1)
+    team.run(count, out)
+    assert out.item() == 1
